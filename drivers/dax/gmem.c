@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * guest_memfd on device-DAX
+ *
+ * A guest_memfd that uses this backend has claimed a range of one dax device.
+ * Page N of the guest_memfd is page N of the range; nothing is allocated, and
+ * the pages are never freed.
+ *
+ * Contents.  Without KEEP_DATA nobody may see what an earlier owner left, and
+ * nobody what this guest leaves.  The range is divided into blocks of 2M of the
+ * device, smaller at its ends, with two bits of state each:
+ *
+ *   ready	zeroed since it was claimed, or since a hole was punched that
+ *		covers all of it; anybody with access may use it
+ *   used	was ready at some time: to be wiped before the claim ends
+ *
+ * and a third bit, the lock of the block.  A block is zeroed under its lock,
+ * once, by whoever needs it first.  It is wiped under its lock too, so when
+ * the last close and a revoke meet, no block is left out.
+ *
+ * Revocation.  The claim is dead before dax_gmem_revoke() is called.  Host
+ * faults test that with invalidate_lock held (shared) until the PTE is in place,
+ * guest faults test it after they sampled kvm->mmu_invalidate_seq.
+ * guest_memfd_zap() takes invalidate_lock exclusively and bumps the sequence:
+ * what was mapped before is unmapped, and what comes later finds a dead claim.
+ * Whoever still zeroes a block then adds nothing to wipe.
+ *
+ * Locks: invalidate_lock of the guest_memfd and dax read sections nest either
+ * way; locks of blocks are innermost and never held across another wait.
+ */
+#include <linux/bitmap.h>
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/dax.h>
+#include <linux/device.h>
+#include <linux/guest_memfd.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/wait_bit.h>
+#include "dax-private.h"
+
+#define DAX_GMEM_BLOCK_SHIFT	(ilog2(SZ_2M) - PAGE_SHIFT)
+
+/**
+ * struct dax_gmem_blocks - state of the blocks of a guest_memfd
+ * @nr: number of blocks
+ * @ready: zeroed and in use
+ * @used: to be wiped
+ * @lock: lock of the block
+ * @bits: storage of the three
+ */
+struct dax_gmem_blocks {
+	unsigned long nr;
+	unsigned long *ready;
+	unsigned long *used;
+	unsigned long *lock;
+	unsigned long bits[];
+};
+
+/**
+ * struct dax_gmem - a guest_memfd with memory of a dax device
+ * @claim: the range
+ * @inode: of the guest_memfd, which is alive as long as the claim stands
+ * @blocks: NULL with KEEP_DATA
+ */
+struct dax_gmem {
+	struct dax_claim claim;
+	struct inode *inode;
+	struct dax_gmem_blocks *blocks;
+};
+
+static pgoff_t dax_gmem_pgoff(struct dax_gmem *gmem, pgoff_t index)
+{
+	return gmem->claim.pgoff + index;
+}
+
+static unsigned long dax_gmem_block(struct dax_gmem *gmem, pgoff_t index)
+{
+	return (dax_gmem_pgoff(gmem, index) >> DAX_GMEM_BLOCK_SHIFT) -
+	       (gmem->claim.pgoff >> DAX_GMEM_BLOCK_SHIFT);
+}
+
+/* First page of a block, in pages of the guest_memfd. */
+static pgoff_t dax_gmem_block_start(struct dax_gmem *gmem, unsigned long block)
+{
+	pgoff_t first = gmem->claim.pgoff;
+	pgoff_t start;
+
+	start = ((first >> DAX_GMEM_BLOCK_SHIFT) + block) << DAX_GMEM_BLOCK_SHIFT;
+	return max(start, first) - first;
+}
+
+static pgoff_t dax_gmem_block_end(struct dax_gmem *gmem, unsigned long block)
+{
+	return min(dax_gmem_block_start(gmem, block + 1), gmem->claim.nr_pages);
+}
+
+static struct dax_gmem_blocks *dax_gmem_alloc_blocks(struct dax_gmem *gmem)
+{
+	unsigned long nr = dax_gmem_block(gmem, gmem->claim.nr_pages - 1) + 1;
+	struct dax_gmem_blocks *blocks;
+	size_t longs = BITS_TO_LONGS(nr);
+
+	blocks = kvzalloc(struct_size(blocks, bits, 3 * longs),
+			  GFP_KERNEL_ACCOUNT);
+	if (!blocks)
+		return NULL;
+	blocks->nr = nr;
+	blocks->ready = blocks->bits;
+	blocks->used = blocks->bits + longs;
+	blocks->lock = blocks->bits + 2 * longs;
+	return blocks;
+}
+
+static int dax_gmem_lock_block(struct dax_gmem_blocks *blocks,
+			       unsigned long block, unsigned int state)
+{
+	return wait_on_bit_lock(&blocks->lock[BIT_WORD(block)],
+				block % BITS_PER_LONG, state);
+}
+
+static void dax_gmem_unlock_block(struct dax_gmem_blocks *blocks,
+				  unsigned long block)
+{
+	clear_and_wake_up_bit(block % BITS_PER_LONG,
+			      &blocks->lock[BIT_WORD(block)]);
+}
+
+/* In a dax read section; at most a block at a time. */
+static int dax_gmem_zero(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
+{
+	return dev_dax_zero(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, start),
+			    end - start);
+}
+
+/*
+ * Make the block that @index lies in usable.  In a dax read section, with the
+ * claim alive.
+ */
+static int dax_gmem_ready_block(struct dax_gmem *gmem, pgoff_t index)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+	unsigned long block;
+	int rc;
+
+	if (!blocks)
+		return 0;
+
+	block = dax_gmem_block(gmem, index);
+	/* Pairs with the barrier below. */
+	if (test_bit_acquire(block, blocks->ready))
+		return 0;
+
+	rc = dax_gmem_lock_block(blocks, block, TASK_KILLABLE);
+	if (rc)
+		return -EINTR;
+	if (!test_bit(block, blocks->ready)) {
+		rc = dax_gmem_zero(gmem, dax_gmem_block_start(gmem, block),
+				   dax_gmem_block_end(gmem, block));
+		if (!rc) {
+			set_bit(block, blocks->used);
+			/* Who sees the block ready sees its zeroes. */
+			smp_mb__before_atomic();
+			set_bit(block, blocks->ready);
+		}
+	}
+	dax_gmem_unlock_block(blocks, block);
+	return rc;
+}
+
+static void dax_gmem_wipe_block(struct dax_gmem *gmem, unsigned long block)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+
+	dax_gmem_lock_block(blocks, block, TASK_UNINTERRUPTIBLE);
+	if (test_bit(block, blocks->used) &&
+	    !dax_gmem_zero(gmem, dax_gmem_block_start(gmem, block),
+			   dax_gmem_block_end(gmem, block)))
+		clear_bit(block, blocks->used);
+	dax_gmem_unlock_block(blocks, block);
+}
+
+/*
+ * Nobody uses the memory any more.  Revoke and release may both be here: each
+ * goes through all blocks, and waits for the one that the other has locked.
+ * Once the claim is dead only revoke may go on.  It returns before the device
+ * is gone, whereas release may find it bound again and used by somebody else.
+ */
+static void dax_gmem_wipe(struct dax_gmem *gmem, bool revoke)
+{
+	struct dax_gmem_blocks *blocks = READ_ONCE(gmem->blocks);
+	unsigned long block;
+	int id;
+
+	if (!blocks)
+		return;
+	for_each_set_bit(block, blocks->used, blocks->nr) {
+		id = dax_read_lock();
+		if (revoke || !dax_claim_dead(&gmem->claim))
+			dax_gmem_wipe_block(gmem, block);
+		dax_read_unlock(id);
+		cond_resched();
+	}
+}
+
+static void dax_gmem_revoke(struct dax_claim *claim)
+{
+	struct dax_gmem *gmem = container_of(claim, struct dax_gmem, claim);
+
+	guest_memfd_zap(gmem->inode);
+	dax_gmem_wipe(gmem, true);
+}
+
+static const struct dax_claim_ops dax_gmem_claim_ops = {
+	.name = "guest_memfd",
+	.revoke = dax_gmem_revoke,
+};
+
+static bool dax_gmem_match(struct file *backing)
+{
+	return dax_file_device(backing);
+}
+
+static int dax_gmem_attach(struct inode *inode, struct file *backing,
+			   u64 offset, u64 size, unsigned int flags)
+{
+	struct dax_gmem_blocks *blocks;
+	struct dax_gmem *gmem;
+	int rc;
+
+	gmem = kzalloc_obj(*gmem, GFP_KERNEL_ACCOUNT);
+	if (!gmem)
+		return -ENOMEM;
+
+	gmem->inode = inode;
+	gmem->claim.ops = &dax_gmem_claim_ops;
+	gmem->claim.kind = flags & GUEST_MEMFD_BACKEND_SHARED ?
+			   DAX_CLAIM_SHARED : DAX_CLAIM_EXCLUSIVE;
+	inode->i_private = gmem;
+
+	rc = dax_claim(&gmem->claim, backing, offset, size);
+	if (rc)
+		goto err_free;
+
+	if (!(flags & (GUEST_MEMFD_BACKEND_KEEP_DATA |
+		       GUEST_MEMFD_BACKEND_SHARED))) {
+		/* Bounded now that the range is known to be on the device. */
+		blocks = dax_gmem_alloc_blocks(gmem);
+		if (!blocks) {
+			rc = -ENOMEM;
+			goto err_unclaim;
+		}
+		/* A revoke that comes earlier finds nothing to wipe. */
+		smp_store_release(&gmem->blocks, blocks);
+	}
+	return 0;
+
+err_unclaim:
+	dax_unclaim(&gmem->claim);
+err_free:
+	inode->i_private = NULL;
+	kfree(gmem);
+	return rc;
+}
+
+static void dax_gmem_release(struct inode *inode)
+{
+	struct dax_gmem *gmem = inode->i_private;
+
+	dax_gmem_wipe(gmem, false);
+	dax_unclaim(&gmem->claim);
+	kvfree(gmem->blocks);
+	inode->i_private = NULL;
+	kfree(gmem);
+}
+
+/*
+ * The page at @index, initialised.  In a dax read section.  The result is good
+ * until the guest_memfd is zapped.
+ */
+static int dax_gmem_lookup(struct dax_gmem *gmem, pgoff_t index,
+			   unsigned long *pfn)
+{
+	long avail;
+	int rc;
+
+	if (dax_claim_dead(&gmem->claim))
+		return -ENODEV;
+	rc = dax_gmem_ready_block(gmem, index);
+	if (rc)
+		return rc;
+
+	avail = dax_direct_access(gmem->claim.dax_dev,
+				  dax_gmem_pgoff(gmem, index), 1, DAX_ACCESS,
+				  NULL, pfn);
+	return avail < 0 ? avail : 0;
+}
+
+static int dax_gmem_get_pfn(struct inode *inode, pgoff_t index,
+			    unsigned long *pfn, int *max_order)
+{
+	int id, rc;
+
+	id = dax_read_lock();
+	rc = dax_gmem_lookup(inode->i_private, index, pfn);
+	dax_read_unlock(id);
+
+	*max_order = 0;
+	return rc;
+}
+
+static vm_fault_t dax_gmem_fault(struct vm_fault *vmf)
+{
+	struct inode *inode = file_inode(vmf->vma->vm_file);
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	unsigned long pfn;
+	int id;
+
+	/*
+	 * A task that is killed while it waits for a block gets SIGBUS, too:
+	 * the kernel may be the one who faults, and would fault for ever.
+	 */
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	id = dax_read_lock();
+	if (!dax_gmem_lookup(inode->i_private, vmf->pgoff, &pfn))
+		ret = vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn),
+					      vmf->flags & FAULT_FLAG_WRITE);
+	dax_read_unlock(id);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return ret;
+}
+
+static int dax_gmem_allocate_block(struct inode *inode, pgoff_t index)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	int id, rc;
+
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	id = dax_read_lock();
+	rc = dax_claim_dead(&gmem->claim) ? -ENODEV :
+		dax_gmem_ready_block(gmem, index);
+	dax_read_unlock(id);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return rc;
+}
+
+static int dax_gmem_allocate(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	pgoff_t index;
+	int rc;
+
+	for (index = start; index < end;
+	     index = dax_gmem_block_end(gmem, dax_gmem_block(gmem, index))) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		rc = dax_gmem_allocate_block(inode, index);
+		if (rc)
+			return rc;
+		cond_resched();
+	}
+	return 0;
+}
+
+/* Make a part of a block, or all of it, read as zero.  In a dax read section. */
+static int dax_gmem_punch_block(struct dax_gmem *gmem, unsigned long block,
+				pgoff_t start, pgoff_t end)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+	int rc;
+
+	if (!blocks)
+		return dax_gmem_zero(gmem, start, end);
+
+	rc = dax_gmem_lock_block(blocks, block, TASK_KILLABLE);
+	if (rc)
+		return -EINTR;
+	if (start == dax_gmem_block_start(gmem, block) &&
+	    end == dax_gmem_block_end(gmem, block))
+		clear_bit(block, blocks->ready);
+	else if (test_bit(block, blocks->ready))
+		rc = dax_gmem_zero(gmem, start, end);
+	dax_gmem_unlock_block(blocks, block);
+	return rc;
+}
+
+static int dax_gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	unsigned long block;
+	pgoff_t next;
+	int id, rc;
+
+	for (; start < end; start = next) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+
+		block = dax_gmem_block(gmem, start);
+		next = min(end, dax_gmem_block_end(gmem, block));
+		id = dax_read_lock();
+		rc = dax_claim_dead(&gmem->claim) ? -ENODEV :
+			dax_gmem_punch_block(gmem, block, start, next);
+		dax_read_unlock(id);
+		if (rc)
+			return rc;
+		cond_resched();
+	}
+	return 0;
+}
+
+static u64 dax_gmem_initialised(struct dax_gmem *gmem)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+	unsigned long block;
+	u64 nr_pages = 0;
+
+	if (!blocks)
+		return PFN_PHYS(gmem->claim.nr_pages);
+	for_each_set_bit(block, blocks->ready, blocks->nr)
+		nr_pages += dax_gmem_block_end(gmem, block) -
+			    dax_gmem_block_start(gmem, block);
+	return PFN_PHYS(nr_pages);
+}
+
+static void dax_gmem_show_extents(struct seq_file *m, struct dax_gmem *gmem)
+{
+	pgoff_t index = 0, size = gmem->claim.nr_pages;
+	unsigned long pfn;
+	long nr;
+	int id;
+
+	id = dax_read_lock();
+	while (index < size && !dax_claim_dead(&gmem->claim)) {
+		nr = dax_direct_access(gmem->claim.dax_dev,
+				       dax_gmem_pgoff(gmem, index),
+				       size - index, DAX_ACCESS, NULL, &pfn);
+		if (nr < 0)
+			break;
+		seq_printf(m, "dax-extent:\t%#llx-%#llx\n", PFN_PHYS(pfn),
+			   PFN_PHYS(pfn + nr) - 1);
+		index += nr;
+	}
+	dax_read_unlock(id);
+}
+
+static void dax_gmem_show_fdinfo(struct seq_file *m, struct inode *inode)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	struct dev_dax *dev_dax = dax_claim_dev_dax(&gmem->claim);
+
+	seq_printf(m, "dax-device:\t%s\n", dev_name(&dev_dax->dev));
+	seq_printf(m, "dax-offset:\t%llu\n", PFN_PHYS(gmem->claim.pgoff));
+	seq_printf(m, "initialised:\t%llu\n", dax_gmem_initialised(gmem));
+	if (file_ns_capable(m->file, &init_user_ns, CAP_SYS_ADMIN))
+		dax_gmem_show_extents(m, gmem);
+}
+
+static const struct guest_memfd_backend_ops dax_gmem_ops = {
+	.name = "dax",
+	.owner = THIS_MODULE,
+	.match = dax_gmem_match,
+	.attach = dax_gmem_attach,
+	.release = dax_gmem_release,
+	.get_pfn = dax_gmem_get_pfn,
+	.fault = dax_gmem_fault,
+	.allocate = dax_gmem_allocate,
+	.punch_hole = dax_gmem_punch_hole,
+	.show_fdinfo = dax_gmem_show_fdinfo,
+};
+
+static int __init dax_gmem_init(void)
+{
+	return guest_memfd_register_backend(&dax_gmem_ops);
+}
+module_init(dax_gmem_init);
+
+static void __exit dax_gmem_exit(void)
+{
+	guest_memfd_unregister_backend(&dax_gmem_ops);
+}
+module_exit(dax_gmem_exit);
+
+MODULE_ALIAS(GUEST_MEMFD_BACKEND_ALIAS);
+MODULE_DESCRIPTION("guest_memfd on device-DAX");
+MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("GUEST_MEMFD");

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * dax_operations of a dev_dax, and zeroing of its memory
+ *
+ * A dev_dax is a list of physical ranges.  They need not be adjacent, so an
+ * offset is translated each time it is used; no address of one range says
+ * anything about another one.  The ranges cannot change while a driver is
+ * bound.
+ *
+ * Everything here runs in a dax read section (dax_read_lock()).  That keeps
+ * the memory mapped, but not the device alive: kill_dax() clears DAXDEV_ALIVE
+ * before it waits for the readers, from then on dax_get_private() is NULL.
+ */
+#include <linux/dax.h>
+#include <linux/libnvdimm.h>
+#include <linux/uio.h>
+#include "dax-private.h"
+#include "bus.h"
+
+/*
+ * Pages from @pgoff to the end of the physical range that it lies in, 0 when
+ * the device has no such page.
+ */
+static unsigned long dev_dax_range_avail(struct dev_dax *dev_dax, pgoff_t pgoff)
+{
+	for (int i = 0; i < dev_dax->nr_range; i++) {
+		struct dev_dax_range *dax_range = &dev_dax->ranges[i];
+		unsigned long nr = PHYS_PFN(range_len(&dax_range->range));
+
+		if (in_range(pgoff, dax_range->pgoff, nr))
+			return dax_range->pgoff + nr - pgoff;
+	}
+	return 0;
+}
+
+static long dev_dax_direct_access(struct dax_device *dax_dev, pgoff_t pgoff,
+				  long nr_pages, enum dax_access_mode mode,
+				  void **kaddr, unsigned long *pfn)
+{
+	struct dev_dax *dev_dax = dax_get_private(dax_dev);
+	unsigned long avail;
+	phys_addr_t phys;
+
+	if (!dev_dax)
+		return -ENXIO;
+
+	phys = dax_pgoff_to_phys(dev_dax, pgoff, PAGE_SIZE);
+	if (phys == -1) {
+		dev_dbg(&dev_dax->dev, "pgoff (%#lx) out of range\n", pgoff);
+		return -EFAULT;
+	}
+
+	if (kaddr)
+		*kaddr = __va(phys);
+	if (pfn)
+		*pfn = PHYS_PFN(phys);
+
+	avail = dev_dax_range_avail(dev_dax, pgoff);
+	return min_t(unsigned long, avail, nr_pages);
+}
+
+/* Make stores to persistent memory durable; nothing to do for other memory. */
+static void dev_dax_persist(struct dev_dax *dev_dax, void *kaddr, size_t len)
+{
+	if (!(dev_dax->region->res.flags & IORESOURCE_DAX_PERSISTENT))
+		return;
+
+	arch_wb_cache_pmem(kaddr, len);
+	/* Order the write-back before whatever reports success. */
+	pmem_wmb();
+}
+
+static int dev_dax_zero_page_range(struct dax_device *dax_dev, pgoff_t pgoff,
+				   size_t nr_pages)
+{
+	struct dev_dax *dev_dax = dax_get_private(dax_dev);
+	void *kaddr;
+	long avail;
+
+	if (!dev_dax)
+		return -ENXIO;
+
+	for (; nr_pages; nr_pages -= avail, pgoff += avail) {
+		avail = dev_dax_direct_access(dax_dev, pgoff, nr_pages,
+					      DAX_ACCESS, &kaddr, NULL);
+		if (avail < 0)
+			return avail;
+		memset(kaddr, 0, PFN_PHYS(avail));
+		dev_dax_persist(dev_dax, kaddr, PFN_PHYS(avail));
+	}
+	return 0;
+}
+
+/*
+ * Writing over poison does not clear it, only the provider of the memory
+ * could, and none has a way to do that yet: write nothing, and say so.
+ */
+static size_t dev_dax_recovery_write(struct dax_device *dax_dev, pgoff_t pgoff,
+				     void *addr, size_t bytes,
+				     struct iov_iter *iter)
+{
+	return 0;
+}
+
+static const struct dax_operations dev_dax_ops = {
+	.direct_access = dev_dax_direct_access,
+	.zero_page_range = dev_dax_zero_page_range,
+	.recovery_write = dev_dax_recovery_write,
+};
+
+static void dev_dax_clear_ops(void *data)
+{
+	struct dev_dax *dev_dax = data;
+
+	dax_set_ops(dev_dax->dax_dev, NULL);
+}
+
+/**
+ * devm_dev_dax_set_ops - give a dev_dax its dax_operations while it is bound
+ * @dev_dax: device in probe, dead until run_dax()
+ *
+ * To be called before run_dax() and before the action that runs
+ * kill_dev_dax(), so that the operations go away only after the last reader.
+ *
+ * Where data caches alias, the kernel's view of the memory would not be
+ * coherent with a user mapping: the device works without operations there, as
+ * it always did, and dax_direct_access() fails with -EOPNOTSUPP.
+ *
+ * Return: 0, -EBUSY when the dax_device has operations already, -ENOMEM.
+ */
+int devm_dev_dax_set_ops(struct dev_dax *dev_dax)
+{
+	int rc;
+
+	if (cpu_dcache_is_aliasing())
+		return 0;
+
+	rc = dax_set_ops(dev_dax->dax_dev, &dev_dax_ops);
+	if (rc)
+		return rc;
+	return devm_add_action_or_reset(&dev_dax->dev, dev_dax_clear_ops,
+					dev_dax);
+}
+EXPORT_SYMBOL_GPL(devm_dev_dax_set_ops);
+
+/**
+ * dev_dax_zero - zero pages of a device-dax instance
+ * @dax_dev: dax_device of the instance
+ * @pgoff: first page, in pages from the start of the device
+ * @nr_pages: how many; the caller splits long ranges so that it can
+ *	      reschedule and look for signals in between
+ *
+ * Unlike dax_zero_page_range(), takes more than one page and crosses from one
+ * physical range of the device to the next.  Zeroes are durable on return
+ * where the region is persistent.
+ *
+ * Context: may sleep; in a dax read section.
+ * Return: 0, -ENXIO when the device is dying, -EFAULT past its end,
+ * -EOPNOTSUPP when it has no dax_operations.
+ */
+int dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
+		 unsigned long nr_pages)
+{
+	const struct dax_operations *ops = READ_ONCE(dax_dev->ops);
+
+	if (!dax_alive(dax_dev))
+		return -ENXIO;
+	if (!ops)
+		return -EOPNOTSUPP;
+	return ops->zero_page_range(dax_dev, pgoff, nr_pages);
+}
+EXPORT_SYMBOL_GPL(dev_dax_zero);
+
+#ifdef CONFIG_DAX_KUNIT_TEST
+#include "ops_test.c"
+#endif

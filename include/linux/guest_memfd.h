@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __LINUX_GUEST_MEMFD_H
+#define __LINUX_GUEST_MEMFD_H
+
+#include <linux/bits.h>
+#include <linux/mm_types.h>
+#include <linux/types.h>
+
+struct file;
+struct inode;
+struct module;
+struct seq_file;
+struct vm_fault;
+
+/**
+ * enum guest_memfd_backend_flags - how a guest_memfd wants its backing memory
+ * @GUEST_MEMFD_BACKEND_KEEP_DATA: contents are neither zeroed nor wiped
+ * @GUEST_MEMFD_BACKEND_SHARED: others may use the memory at the same time;
+ *	implies @GUEST_MEMFD_BACKEND_KEEP_DATA
+ */
+enum guest_memfd_backend_flags {
+	GUEST_MEMFD_BACKEND_KEEP_DATA	= BIT(0),
+	GUEST_MEMFD_BACKEND_SHARED	= BIT(1),
+};
+
+/**
+ * struct guest_memfd_backend_ops - memory of a guest_memfd that is not page cache
+ *
+ * A guest_memfd names its memory by page offset, a backend knows which memory
+ * that is.  guest_memfd owns the user API, the bindings to memslots and the
+ * invalidation of guest mappings; a backend owns the contents, and inode->i_private.
+ * Page references are never passed: invalidation is what protects a mapping.
+ *
+ * Each function gets the guest_memfd's inode and offsets that are within its
+ * size.  None is called before @attach succeeded or after @release.
+ *
+ * @name: as fdinfo shows it
+ * @owner: module that is pinned as long as a guest_memfd uses the backend
+ * @match: is this open file something that the backend can take memory from?
+ * @attach: take @size bytes at @offset of @backing for this guest_memfd.  The
+ *	inode is complete, and the backend may call guest_memfd_zap() from now
+ *	on.  @backing is not needed after the call.  May sleep, no locks are held.
+ *	Returns 0 or an errno for user space.
+ * @release: the last file is gone, with its bindings and user mappings.  Gives
+ *	the memory back.  May sleep, cannot fail, no locks are held.
+ * @get_pfn: the page for a guest fault, and the largest order (0, 9 or 18 on
+ *	x86 and arm64 with 4K pages) at which it may be mapped.  Contents are
+ *	initialised on return.  kvm->srcu is held, may sleep.  A caller may find its
+ *	result invalidated right away.  Returns 0, or -EFAULT when the memory is
+ *	gone, -EHWPOISON, -ENOMEM, -EAGAIN, or -EINTR for a fatal signal.
+ * @fault: fault of a user mapping of shared memory; holds mmap_lock or the lock
+ *	of the VMA.  Takes invalidate_lock (shared) around looking up a page and
+ *	mapping it.
+ * @allocate: initialise pages ahead of their first use.  May sleep; takes
+ *	invalidate_lock (shared) itself.  Returns 0 or an errno for fallocate().
+ * @punch_hole: make pages read as zero from now on.  invalidate_lock is held,
+ *	user and guest mappings of the pages are gone and cannot come back
+ *	before it returns.  Returns 0 or an errno for fallocate().
+ * @show_fdinfo: "key:\tvalue\n" lines
+ */
+struct guest_memfd_backend_ops {
+	const char *name;
+	struct module *owner;
+	bool (*match)(struct file *backing);
+	int (*attach)(struct inode *inode, struct file *backing, u64 offset,
+		      u64 size, unsigned int flags);
+	void (*release)(struct inode *inode);
+	int (*get_pfn)(struct inode *inode, pgoff_t index, unsigned long *pfn,
+		       int *max_order);
+	vm_fault_t (*fault)(struct vm_fault *vmf);
+	int (*allocate)(struct inode *inode, pgoff_t start, pgoff_t end);
+	int (*punch_hole)(struct inode *inode, pgoff_t start, pgoff_t end);
+	void (*show_fdinfo)(struct seq_file *m, struct inode *inode);
+};
+
+/* Modules with a backend carry this alias, so that KVM finds them. */
+#define GUEST_MEMFD_BACKEND_ALIAS	"guest_memfd-backend"
+
+int guest_memfd_register_backend(const struct guest_memfd_backend_ops *ops);
+void guest_memfd_unregister_backend(const struct guest_memfd_backend_ops *ops);
+void guest_memfd_zap(struct inode *inode);
+
+#endif /* __LINUX_GUEST_MEMFD_H */

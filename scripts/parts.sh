@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# The parts that 'make test' and 'make base-results' are made of. Each boots test
+# hosts and prints result lines (scripts/ktap) on stdout.
+
+# MODE: parse, or record for the base's results.
+MODE=${MODE:-parse}
+# Which directories of build/out the kernels and selftests come from.
+KERNELS=${KERNELS:-}
+SELFTESTS=${SELFTESTS:-selftests}
+
+table() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$TOP/tests/$1"; }
+
+# boot CONFIG HOST-OPTION...: the job is on stdin.
+boot() {
+	local config=$1 rc=0
+	shift
+	cat > "$BUILD/$config.job"
+	"$TOP/scripts/host" -n "$config" -f "$BUILD/$config.job" "$@" -- bash "./$config.job" |
+		grep --line-buffered '^# ran ' | sed -u "s/^# ran [a-z]* \(.*\)/# $config: \1/" >&2 || rc=$?
+	"$TOP/scripts/ktap" "$MODE" "$config" "$LOG/host-$config.out" ||
+		echo "not ok - $config: the results could not be read"
+	[ "$MODE" = parse ] || return 0
+	if [ "$rc" -eq 0 ]; then
+		echo "ok - $config: the test host ended by itself and its kernel reported nothing"
+	else
+		echo "not ok - $config: the test host # status $rc, see build/log/host-$config.console"
+	fi
+}
+
+# A step that boots nothing is a result as well.
+step() {
+	local name=$1
+	shift
+	if "$@" >/dev/null; then
+		echo "ok - $name"
+	else
+		echo "not ok - $name # failed: the logs are in build/log"
+		return 1
+	fi
+}
+
+# The named KVM selftests.
+part_kvm() {
+	local k t limit args kernel
+	for k in debug release; do
+		while read -r t kernel limit args; do
+			[ "$kernel" != $k ] || echo "./run exit $t $limit ./$t $args"
+		done < <(table kvm-tests) | BASE=1 boot "kvm-$k" -k "${KERNELS}$k" -m 4 -t 1500 -o "$BUILD/out/$SELFTESTS/t"
+	done
+}
+
+# The series' own selftests: on an NVDIMM at every alignment, on a soft-reserved
+# region; its KUnit suites ran at boot.
+own_job() {	# WHERE VARIABLE
+	local kind where prog limit args
+	echo "export DEV=\$$2"
+	echo 'export DAX_TEST_DEV=$DEV GUEST_DAXFD_DEV=$DEV'
+	while read -r kind where prog limit args; do
+		[ "$where" != "$1" ] || echo "./run $kind ${prog##*/} $limit ./${prog##*/} $args"
+	done < <(table own-tests)
+}
+part_own() {
+	local a
+	for a in ${ALIGNS:-4K 2M 1G}; do
+		own_job nvdimm "DAX_$a" |
+			boot "own-$a" -k "${KERNELS}debug" -m 4 -t 1800 -d "$a" -o "$BUILD/out/$SELFTESTS/t"
+	done
+	# Shadow paging: KVM walks and maps what the guest's page tables say.
+	own_job npt0 DAX_2M |
+		boot own-npt0 -k "${KERNELS}debug" -m 4 -t 900 -d 2M -x "kvm_amd.npt=0 kvm_intel.ept=0" -o "$BUILD/out/$SELFTESTS/t"
+	{
+		own_job soft DAX_SOFT
+		cat <<-'JOB'
+		for s in /sys/kernel/debug/kunit/*/; do
+			[ -f "$s/results" ] || continue
+			./run ktap "kunit-$(basename "$s")" 60 sed -n 's/^    \([^ ]\)/\1/p' "$s/results"
+		done
+		JOB
+	} | boot own-soft -k "${KERNELS}debug" -m 6 -t 900 -x "kunit.enable=1 kunit.autorun=1" -s 2G -o "$BUILD/out/$SELFTESTS/t"
+}
+
+# run_kselftest.sh as a user runs it: all of kvm and dax with a device; what looks
+# for a device also without one.
+part_kselftest() {
+	local args='' t
+	while read -r t _; do
+		args+=" -S $t"
+	done < <(table kselftest-skipped)
+	{
+		echo 'export GUEST_DAXFD_DEV=$DAX_2M DAX_TEST_DEV=$DAX_2M'
+		table kselftest-args | sed 's/^/export /'
+		echo "./run kselftest run_kselftest 2400 ./kselftest/run_kselftest.sh$args"
+	} | BASE=1 boot kselftest-device -k "${KERNELS}release" -m 5 -t 2500 -d 2M -o "$BUILD/out/$SELFTESTS/install"
+	[ "$MODE" = parse ] || return 0
+	{
+		echo "./run kselftest run_kselftest 600 ./kselftest/run_kselftest.sh -c dax -t kvm:guest_memfd_test -t kvm:guest_daxfd_test"
+	} | boot kselftest-none -k "${KERNELS}release" -m 5 -t 700 -o "$BUILD/out/$SELFTESTS/install"
+}
