@@ -12,7 +12,7 @@ LINUX=${LINUX:-$BUILD/linux}
 LOG=$BUILD/log
 JOBS=${JOBS:-$(nproc)}
 export CCACHE_DIR=${CCACHE_DIR:-$BUILD/ccache}
-export KBUILD_BUILD_USER=series KBUILD_BUILD_HOST=testhost
+export KBUILD_BUILD_USER=series KBUILD_BUILD_HOST=testhost KBUILD_BUILD_VERSION=1
 export KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
 
 mkdir -p "$LOG"
