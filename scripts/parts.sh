@@ -164,6 +164,30 @@ part_own() {
 	} | boot own-soft -k "${KERNELS}debug" -m 6 -t 900 -x "kunit.enable=1 kunit.autorun=1" -s 2G -o "$BUILD/out/$SELFTESTS/t"
 }
 
+# Races, over and over, for MINUTES in all, and with one of the kernel's reports
+# the machine stops. One host has all kinds of devices: booting takes long. The
+# soft-reserved one is made here. At most 3 minutes are the short form.
+STRESS_CASES=28
+part_stress() {
+	local minutes=${MINUTES:-3} per limit d quick=''
+	per=$(((minutes * 60 - 60) / (4 * STRESS_CASES)))
+	if [ "$minutes" -le 3 ]; then per=1 quick=' -F fail_guest'; fi
+	[ "$per" -ge 1 ] || per=1
+	limit=$((per * STRESS_CASES * 2 + 400))
+	{
+		cat <<-'JOB'
+		soft=${DAX_SOFT#/dev/}
+		echo 268435456 > "/sys/bus/dax/devices/$soft/size"
+		[ -e "/sys/bus/dax/devices/$soft/driver" ] || echo "$soft" > /sys/bus/dax/drivers/device_dax/bind
+		JOB
+		for d in 4K 2M 1G SOFT; do
+			echo "./run ktap stress-$d $limit ./guest_daxfd_stress_test -d \$DAX_$d -s $per"
+		done
+		echo "./run ktap guest_daxfd_failnth_test 600 ./guest_daxfd_failnth_test -d \$DAX_2M$quick"
+	} | boot "stress-$minutes" -w -k "${KERNELS}debug" -m 4 -t $((limit * 4 + 700)) \
+		-d 4K:256M -d 2M:256M -d 1G -s 1G -o "$BUILD/out/$SELFTESTS/t"
+}
+
 # run_kselftest.sh as a user runs it: all of kvm and dax with a device; what looks
 # for a device also without one.
 part_kselftest() {

@@ -19,13 +19,43 @@
  * the callback began.  A claim is off the list once it is revoked; the device
  * that is bound the next time starts with none.
  *
- * Mappings.  device_dax checks dax_range_exclusive() when it maps and, because
- * a mapping may be older than a claim, at each fault.  dax_claim() looks for
- * VMAs after it made the claim visible: a VMA that is in i_mmap by then makes
- * the claim fail, a later one has its faults refused.
+ * Mappings and pins.  device_dax checks dax_range_check() when it maps and,
+ * because a mapping may be older than a claim, at each fault.  dax_claim()
+ * makes the claim visible first, then looks for VMAs, then for references to
+ * pages, see pins.c:
  *
- * Locks: device_lock, dax_region_rwsem -> dax_claims.kill_lock -> (locks that
- * owners take in their callback) -> dax_claims.lock
+ *  - A VMA that enters i_mmap after the look has its faults refused: each of
+ *    them finds the claim.  A VMA that is there makes the claim fail, whether
+ *    its faults saw the claim or not.
+ *
+ *  - A VMA that has left i_mmap has no page mapped: munmap() waits for faults
+ *    that are under way, and takes the pages out before the VMA.  That also
+ *    orders what these faults recorded before the look at it.
+ *
+ *  - munmap() drops the reference of a mapping after it has flushed the TLBs.
+ *    A CPU that still has a stale translation shows as a pin.
+ *
+ *  - A pin that was taken through such a mapping counts from before the mapping
+ *    gave up its reference, so the look at the count finds one or the other.
+ *    GUP-fast adds to the count before it looks at the page table again: if its
+ *    addition comes after our look, then the entry was gone before, and it
+ *    takes back what it added.
+ *
+ *  - Without a mapping only who has a pin can make another one.
+ *
+ * Faults in the range of a claim that is not decided yet are repeated, for the
+ * claim may fail, and nobody is to get SIGBUS for a claim that was refused.
+ *
+ * So a count of one stays one until the claim ends.  Who pins through the
+ * mapping of a guest_memfd holds a reference that may outlive the claim; that
+ * is recorded too, for the next one to find.
+ *
+ * Memory errors.  The page is recorded (see poison.c) before its owners are
+ * told: an owner that takes its mappings away then, and looks at the record
+ * whenever it makes one, is left with none.
+ *
+ * Locks: device_lock, dax_region_rwsem, mf_mutex -> dax_claims.call_lock ->
+ * (locks that owners take in their callbacks) -> dax_claims.lock
  */
 #include <linux/dax.h>
 #include <linux/debugfs.h>
@@ -33,7 +63,6 @@
 #include <linux/overflow.h>
 #include <linux/sched.h>
 #include <linux/seq_file.h>
-#include <linux/wait_bit.h>
 #include "dax-private.h"
 #include "bus.h"
 
@@ -50,7 +79,7 @@ void dax_claims_init(struct dax_claims *claims)
 {
 	spin_lock_init(&claims->lock);
 	INIT_LIST_HEAD(&claims->list);
-	mutex_init(&claims->kill_lock);
+	mutex_init(&claims->call_lock);
 }
 
 static bool claim_overlaps(const struct dax_claim *claim, pgoff_t pgoff,
@@ -61,34 +90,35 @@ static bool claim_overlaps(const struct dax_claim *claim, pgoff_t pgoff,
 }
 
 /**
- * dax_range_exclusive - does somebody own a part of this range exclusively
+ * dax_range_check - does somebody own a part of this range exclusively
  * @dax_dev: the device
  * @pgoff: first page
  * @nr_pages: number of pages
  *
  * For the paths by which user space gets at the memory without a claim.
  *
- * Return: true if they have to stay away.
+ * Return: 0; -EBUSY if they have to stay away; -EAGAIN if somebody is in
+ * dax_claim(), and may fail because of what the caller has.
  */
-bool dax_range_exclusive(struct dax_device *dax_dev, pgoff_t pgoff,
-			 unsigned long nr_pages)
+int dax_range_check(struct dax_device *dax_dev, pgoff_t pgoff,
+		    unsigned long nr_pages)
 {
 	struct dax_claims *claims = &dax_dev->claims;
 	struct dax_claim *claim;
 
 	/* A claim that is being added now looks for our VMA afterwards. */
 	if (list_empty_careful(&claims->list))
-		return false;
+		return 0;
 
 	guard(spinlock)(&claims->lock);
 	list_for_each_entry(claim, &claims->list, entry) {
 		if (claim->kind == DAX_CLAIM_EXCLUSIVE &&
 		    claim_overlaps(claim, pgoff, nr_pages))
-			return true;
+			return claim->undecided ? -EAGAIN : -EBUSY;
 	}
-	return false;
+	return 0;
 }
-EXPORT_SYMBOL_GPL(dax_range_exclusive);
+EXPORT_SYMBOL_GPL(dax_range_check);
 
 /* Does a process have a part of the range mapped through the character device? */
 static bool dax_range_mapped(struct dax_device *dax_dev, pgoff_t pgoff,
@@ -109,6 +139,24 @@ static bool dax_range_mapped(struct dax_device *dax_dev, pgoff_t pgoff,
 	}
 	i_mmap_unlock_read(mapping);
 	return mapped;
+}
+
+/* The claim is visible: can anybody still get at its range, but its owner? */
+static int dax_claim_decide(struct dax_claim *claim)
+{
+	int rc;
+
+	if (claim->kind != DAX_CLAIM_EXCLUSIVE)
+		return 0;
+	if (dax_range_mapped(claim->dax_dev, claim->pgoff, claim->nr_pages))
+		return -EBUSY;
+	rc = dax_range_pinned(claim->dax_dev, claim->pgoff, claim->nr_pages);
+	if (rc)
+		return rc;
+
+	guard(spinlock)(&claim->dax_dev->claims.lock);
+	claim->undecided = false;
+	return 0;
 }
 
 static int dax_claim_add(struct dax_claim *claim)
@@ -135,36 +183,21 @@ static int dax_claim_add(struct dax_claim *claim)
 	return 0;
 }
 
-static bool dax_claim_try_del(struct dax_claim *claim)
-{
-	guard(spinlock)(&claim->dax_dev->claims.lock);
-	if (!claim->dead)
-		list_del_init(&claim->entry);
-	return list_empty(&claim->entry);
-}
-
 static void dax_claim_del(struct dax_claim *claim)
 {
+	struct dax_claims *claims = &claim->dax_dev->claims;
+
 	/*
-	 * Once it is dead, only dax_claims_kill() takes the claim off the list,
-	 * when the callback is done: the owner leaves the range to the callback
-	 * from then on, which may have to wait for those of other claims.
-	 * It ends without anything that we could hold.
+	 * Wait for callbacks, which end without anything that we could hold. If
+	 * the claim is dead by then, dax_claims_kill() took it off the list.
 	 */
-	wait_var_event(claim, dax_claim_try_del(claim));
-}
-
-static u64 dev_dax_bytes(struct dev_dax *dev_dax)
-{
-	u64 size = 0;
-
-	for (int i = 0; i < dev_dax->nr_range; i++)
-		size += range_len(&dev_dax->ranges[i].range);
-	return size;
+	guard(mutex)(&claims->call_lock);
+	guard(spinlock)(&claims->lock);
+	list_del_init(&claim->entry);
 }
 
 static int dax_claim_check(struct dax_claim *claim, struct dev_dax *dev_dax,
-			   u64 offset, u64 size)
+			   struct file *file, u64 offset, u64 size)
 {
 	struct device_driver *drv = dev_dax->dev.driver;
 	u64 granule = PAGE_SIZE, end;
@@ -173,6 +206,8 @@ static int dax_claim_check(struct dax_claim *claim, struct dev_dax *dev_dax,
 		return -ENODEV;
 	if (to_dax_drv(drv)->type != DAXDRV_DEVICE_TYPE)
 		return -EBUSY;
+	if (!dax_file_current(dev_dax->dax_dev, file))
+		return -ENODEV;
 
 	/* Its ranges and its alignment are constant while it is bound. */
 	if (claim->kind == DAX_CLAIM_EXCLUSIVE)
@@ -180,7 +215,7 @@ static int dax_claim_check(struct dax_claim *claim, struct dev_dax *dev_dax,
 	if (!size || !IS_ALIGNED(offset | size, granule))
 		return -EINVAL;
 	if (check_add_overflow(offset, size, &end) ||
-	    end > dev_dax_bytes(dev_dax))
+	    end > PFN_PHYS(dev_dax_pages(dev_dax)))
 		return -EINVAL;
 	return 0;
 }
@@ -199,10 +234,12 @@ static int dax_claim_check(struct dax_claim *claim, struct dev_dax *dev_dax,
  * Context: may sleep, takes device_lock.
  * Return: 0, or
  * -EINVAL @file is not a dax character device, or the range is not one of it;
- * -ENODEV the device is not bound, or is being unbound;
+ * -ENODEV the device is not bound, is being unbound, or was bound anew since
+ *  @file was opened;
  * -EBUSY it is bound to another driver, has a holder, or the range is claimed,
- *  or mapped (exclusive claims only);
- * -EINTR a signal arrived while somebody was binding or unbinding the device.
+ *  or mapped or pinned (exclusive claims only);
+ * -EINTR a signal arrived while somebody was binding or unbinding the device,
+ *  or a fatal one while pins were looked for.
  */
 int dax_claim(struct dax_claim *claim, struct file *file, u64 offset, u64 size)
 {
@@ -221,7 +258,7 @@ int dax_claim(struct dax_claim *claim, struct file *file, u64 offset, u64 size)
 	rc = device_lock_interruptible(dev);
 	if (rc)
 		return rc;
-	rc = dax_claim_check(claim, dev_dax, offset, size);
+	rc = dax_claim_check(claim, dev_dax, file, offset, size);
 	if (rc)
 		goto out_unlock;
 
@@ -230,15 +267,15 @@ int dax_claim(struct dax_claim *claim, struct file *file, u64 offset, u64 size)
 	claim->nr_pages = PHYS_PFN(size);
 	claim->pid = task_tgid_nr(current);
 	claim->dead = false;
+	claim->undecided = claim->kind == DAX_CLAIM_EXCLUSIVE;
 	INIT_LIST_HEAD(&claim->entry);
 
 	rc = dax_claim_add(claim);
 	if (rc)
 		goto out_unlock;
-	if (claim->kind == DAX_CLAIM_EXCLUSIVE &&
-	    dax_range_mapped(dax_dev, claim->pgoff, claim->nr_pages)) {
+	rc = dax_claim_decide(claim);
+	if (rc) {
 		dax_claim_del(claim);
-		rc = -EBUSY;
 		goto out_unlock;
 	}
 
@@ -256,11 +293,10 @@ EXPORT_SYMBOL_GPL(dax_claim);
  * dax_unclaim - end a claim
  * @claim: claim that dax_claim() made, dead or alive
  *
- * If the device is being killed, waits until the owner's callback is done.
- * Afterwards the dax core does not know @claim any more, and the range is free
- * for others.
+ * Waits for callbacks that are under way, of this owner and of others. Afterwards
+ * the dax core does not know @claim any more, and the range is free for others.
  *
- * Context: may sleep; the caller holds nothing that its callback takes.
+ * Context: may sleep; the caller holds nothing that a callback takes.
  */
 void dax_unclaim(struct dax_claim *claim)
 {
@@ -308,7 +344,6 @@ static void dax_claim_revoke(struct dax_claim *claim)
 	spin_lock(&claims->lock);
 
 	list_del_init(&claim->entry);
-	wake_up_var(claim);
 }
 
 /*
@@ -320,7 +355,7 @@ void dax_claims_kill(struct dax_device *dax_dev)
 	struct dax_claims *claims = &dax_dev->claims;
 	struct dax_claim *claim;
 
-	guard(mutex)(&claims->kill_lock);
+	guard(mutex)(&claims->call_lock);
 	spin_lock(&claims->lock);
 	claims->enabled = false;
 	list_for_each_entry(claim, &claims->list, entry)
@@ -331,16 +366,44 @@ void dax_claims_kill(struct dax_device *dax_dev)
 	spin_unlock(&claims->lock);
 }
 
-/* Let a file system hold the device, unless somebody holds a part of it. */
-int dax_claims_set_holder(struct dax_device *dax_dev, void *holder)
+/**
+ * dax_claims_memory_failure - tell the owners of pages that have an error
+ * @dax_dev: the device
+ * @pgoff: first page, recorded by dax_poison_add()
+ * @nr_pages: number of pages
+ *
+ * Waits for callbacks that are under way.  If the device is being killed that
+ * includes wiping its memory, and nobody is left to be told afterwards.
+ *
+ * Return: true if an owner was told.
+ */
+bool dax_claims_memory_failure(struct dax_device *dax_dev, pgoff_t pgoff,
+			       unsigned long nr_pages)
 {
-	guard(spinlock)(&dax_dev->claims.lock);
-	if (!list_empty(&dax_dev->claims.list))
-		return -EBUSY;
-	if (cmpxchg(&dax_dev->holder_data, NULL, holder))
-		return -EBUSY;
-	return 0;
+	struct dax_claims *claims = &dax_dev->claims;
+	struct dax_claim *claim;
+	pgoff_t start, end;
+	bool told = false;
+
+	guard(mutex)(&claims->call_lock);
+	spin_lock(&claims->lock);
+	list_for_each_entry(claim, &claims->list, entry) {
+		if (!claim_overlaps(claim, pgoff, nr_pages) ||
+		    !claim->ops->memory_failure)
+			continue;
+
+		start = max(pgoff, claim->pgoff);
+		end = min(pgoff + nr_pages, claim->pgoff + claim->nr_pages);
+		/* call_lock keeps it on the list */
+		spin_unlock(&claims->lock);
+		claim->ops->memory_failure(claim, start, end - start);
+		spin_lock(&claims->lock);
+		told = true;
+	}
+	spin_unlock(&claims->lock);
+	return told;
 }
+EXPORT_SYMBOL_GPL(dax_claims_memory_failure);
 
 /* Bytes of the device that are claimed; shared claims may overlap. */
 u64 dax_claimed_size(struct dax_device *dax_dev)
@@ -369,11 +432,14 @@ static int dax_claims_show_dev(struct device *dev, void *data)
 	list_for_each_entry(claim, &claims->list, entry) {
 		u64 start = PFN_PHYS(claim->pgoff);
 
-		seq_printf(m, "%s %#llx-%#llx %s %s pid %d %s\n", dev_name(dev),
+		seq_printf(m, "%s %#llx-%#llx %s %s pid %d %s", dev_name(dev),
 			   start, start + PFN_PHYS(claim->nr_pages) - 1,
 			   claim->kind == DAX_CLAIM_SHARED ? "shared" : "exclusive",
 			   claim->ops->name, claim->pid,
 			   claim->dead ? "dead" : "alive");
+		if (claim->ops->unwiped)
+			seq_printf(m, " unwiped %llu", claim->ops->unwiped(claim));
+		seq_putc(m, '\n');
 	}
 	return 0;
 }

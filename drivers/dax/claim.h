@@ -2,6 +2,7 @@
 #ifndef __DAX_CLAIM_H__
 #define __DAX_CLAIM_H__
 
+#include <linux/bitmap.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/spinlock.h>
@@ -38,10 +39,21 @@ enum dax_claim_kind {
  *	must not wait for them, for a dax_srcu grace period or for dax_unclaim()
  *	of the same claim.  May be called as soon as dax_claim() made the claim
  *	visible, that is, before dax_claim() returns.
+ * @unwiped: bytes that the owner has still to wipe before it lets go, for
+ *	debugfs; may be NULL.  Called with a spinlock held, at any time from the
+ *	moment that the claim is visible.
+ * @memory_failure: pages of the claim have a memory error, and are on record
+ *	(dax_poison_find()) already; NULL for an owner that does not care.  When
+ *	it returns, nobody must be able to reach the pages by way of the owner.
+ *	Called in the same context as @revoke, and never at the same time, but
+ *	under a reference to the pgmap, which unbind waits for.
  */
 struct dax_claim_ops {
 	const char *name;
 	void (*revoke)(struct dax_claim *claim);
+	u64 (*unwiped)(struct dax_claim *claim);
+	void (*memory_failure)(struct dax_claim *claim, pgoff_t pgoff,
+			       unsigned long nr_pages);
 };
 
 /**
@@ -53,6 +65,7 @@ struct dax_claim_ops {
  * @dead: the device is going, or has gone, away.  Sticky: a device that is
  *	bound again is not the one that was claimed.  Set before @revoke of
  *	@ops is called.
+ * @undecided: dax_claim() is still looking for mappings and pins
  * @dax_dev: claimed device
  * @pid: who made the claim, as debugfs shows it
  * @entry: in the device's list, ordered by @pgoff; empty once the claim is
@@ -69,7 +82,21 @@ struct dax_claim {
 	pid_t pid;
 
 	bool dead;
+	bool undecided;
 	struct list_head entry;
+};
+
+/* The more, the less of a large device is looked at for one mapped page. */
+#define DAX_MAPPED_BITS 1024
+
+/**
+ * struct dax_mapped - parts of a device that have been mapped since it was bound
+ * @shift: log2 of the number of pages for which a bit stands
+ * @bits: set by faults, never cleared
+ */
+struct dax_mapped {
+	unsigned int shift;
+	DECLARE_BITMAP(bits, DAX_MAPPED_BITS);
 };
 
 /**
@@ -78,17 +105,21 @@ struct dax_claim {
  *	install a holder.  Innermost, not held across callbacks.
  * @list: claims that are not revoked, ordered by pgoff
  * @enabled: device_dax is bound and nobody began to kill the device
- * @kill_lock: makes a second kill_dev_dax() wait for the callbacks of the
- *	first one, since they need a device that is alive.  Taken inside
- *	device_lock and dax_region_rwsem, outside of all locks of the owners.
+ * @call_lock: held while owners are called, and to take a claim off @list: an
+ *	owner that was called is still there.  Makes a second kill_dev_dax() wait
+ *	for the callbacks of the first one, since they need a device that is
+ *	alive.  Taken inside device_lock, dax_region_rwsem and the mf_mutex of
+ *	memory_failure(), outside of all locks of the owners.
+ * @mapped: where there may be pins
  */
 struct dax_claims {
 	/* protects list, enabled and each claim's dead */
 	spinlock_t lock;
 	struct list_head list;
 	bool enabled;
-	/* held while claims are revoked */
-	struct mutex kill_lock;
+	/* held while owners are called */
+	struct mutex call_lock;
+	struct dax_mapped mapped;
 };
 
 int dax_claim(struct dax_claim *claim, struct file *file, u64 offset, u64 size);
@@ -102,11 +133,15 @@ static inline bool dax_claim_dead(const struct dax_claim *claim)
 
 /* for the drivers and the core of the dax bus */
 void dax_claims_init(struct dax_claims *claims);
-bool dax_range_exclusive(struct dax_device *dax_dev, pgoff_t pgoff,
-			 unsigned long nr_pages);
+int dax_range_check(struct dax_device *dax_dev, pgoff_t pgoff,
+		    unsigned long nr_pages);
+void dax_mapped_add(struct dax_device *dax_dev, pgoff_t pgoff);
+int dax_range_pinned(struct dax_device *dax_dev, pgoff_t pgoff,
+		     unsigned long nr_pages);
 void dax_claims_enable(struct dax_device *dax_dev);
 void dax_claims_kill(struct dax_device *dax_dev);
-int dax_claims_set_holder(struct dax_device *dax_dev, void *holder);
+bool dax_claims_memory_failure(struct dax_device *dax_dev, pgoff_t pgoff,
+			       unsigned long nr_pages);
 u64 dax_claimed_size(struct dax_device *dax_dev);
 void dax_claims_debugfs_init(void);
 void dax_claims_debugfs_exit(void);

@@ -56,7 +56,8 @@ static int dax_zero_claimed(struct dax_claim *claim)
  *
  * Return: 0, or -EOPNOTSUPP for other modes, -EINVAL for a range that is not
  * page aligned or not on the device, -EBUSY under an exclusive claim, -ENODEV
- * when the device is, or is being, unbound, -EINTR after a fatal signal.
+ * when the device is, or is being, unbound, -EINTR after a fatal signal, -EIO
+ * at a page with a memory error that cannot be repaired.
  */
 long dev_dax_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {

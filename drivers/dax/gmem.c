@@ -25,6 +25,14 @@
  * what was mapped before is unmapped, and what comes later finds a dead claim.
  * Whoever still zeroes a block then adds nothing to wipe.
  *
+ * Memory errors.  A page with an error is left out: it is neither mapped, nor
+ * zeroed, nor wiped, and a hole in it stays as it is; all others of its block
+ * go on as before.  The record belongs to the device, so the next guest_memfd
+ * does not get the page either.  dax_direct_access() tests it, in the same
+ * places where the claim is tested, and it is complete before
+ * dax_gmem_memory_failure() is called: what holds for a claim that is dead holds
+ * for a page that is bad.
+ *
  * Locks: invalidate_lock of the guest_memfd and dax read sections nest either
  * way; locks of blocks are innermost and never held across another wait.
  */
@@ -134,8 +142,8 @@ static void dax_gmem_unlock_block(struct dax_gmem_blocks *blocks,
 /* In a dax read section; at most a block at a time. */
 static int dax_gmem_zero(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
 {
-	return dev_dax_zero(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, start),
-			    end - start);
+	return dev_dax_zero_good(gmem->claim.dax_dev,
+				 dax_gmem_pgoff(gmem, start), end - start);
 }
 
 /*
@@ -216,9 +224,40 @@ static void dax_gmem_revoke(struct dax_claim *claim)
 	dax_gmem_wipe(gmem, true);
 }
 
+static u64 dax_gmem_blocks_size(struct dax_gmem *gmem, unsigned long nr,
+				const unsigned long *bits)
+{
+	unsigned long block;
+	u64 nr_pages = 0;
+
+	for_each_set_bit(block, bits, nr)
+		nr_pages += dax_gmem_block_end(gmem, block) -
+			    dax_gmem_block_start(gmem, block);
+	return PFN_PHYS(nr_pages);
+}
+
+static u64 dax_gmem_unwiped(struct dax_claim *claim)
+{
+	struct dax_gmem *gmem = container_of(claim, struct dax_gmem, claim);
+	struct dax_gmem_blocks *blocks = READ_ONCE(gmem->blocks);
+
+	return blocks ? dax_gmem_blocks_size(gmem, blocks->nr, blocks->used) : 0;
+}
+
+static void dax_gmem_memory_failure(struct dax_claim *claim, pgoff_t pgoff,
+				    unsigned long nr_pages)
+{
+	struct dax_gmem *gmem = container_of(claim, struct dax_gmem, claim);
+	pgoff_t start = pgoff - claim->pgoff;
+
+	guest_memfd_zap_range(gmem->inode, start, start + nr_pages);
+}
+
 static const struct dax_claim_ops dax_gmem_claim_ops = {
 	.name = "guest_memfd",
 	.revoke = dax_gmem_revoke,
+	.unwiped = dax_gmem_unwiped,
+	.memory_failure = dax_gmem_memory_failure,
 };
 
 static bool dax_gmem_match(struct file *backing)
@@ -317,9 +356,10 @@ static int dax_gmem_get_pfn(struct inode *inode, pgoff_t index,
 static vm_fault_t dax_gmem_fault(struct vm_fault *vmf)
 {
 	struct inode *inode = file_inode(vmf->vma->vm_file);
+	struct dax_gmem *gmem = inode->i_private;
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	unsigned long pfn;
-	int id;
+	int id, rc;
 
 	/*
 	 * A task that is killed while it waits for a block gets SIGBUS, too:
@@ -327,9 +367,16 @@ static vm_fault_t dax_gmem_fault(struct vm_fault *vmf)
 	 */
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	id = dax_read_lock();
-	if (!dax_gmem_lookup(inode->i_private, vmf->pgoff, &pfn))
+	rc = dax_gmem_lookup(gmem, vmf->pgoff, &pfn);
+	if (rc == -EHWPOISON) {
+		ret = VM_FAULT_HWPOISON;
+	} else if (!rc) {
+		/* A pin of the page may outlive the guest_memfd. */
+		dax_mapped_add(gmem->claim.dax_dev,
+			       dax_gmem_pgoff(gmem, vmf->pgoff));
 		ret = vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn),
 					      vmf->flags & FAULT_FLAG_WRITE);
+	}
 	dax_read_unlock(id);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 	return ret;
@@ -416,15 +463,21 @@ static int dax_gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 static u64 dax_gmem_initialised(struct dax_gmem *gmem)
 {
 	struct dax_gmem_blocks *blocks = gmem->blocks;
-	unsigned long block;
-	u64 nr_pages = 0;
 
 	if (!blocks)
 		return PFN_PHYS(gmem->claim.nr_pages);
-	for_each_set_bit(block, blocks->ready, blocks->nr)
-		nr_pages += dax_gmem_block_end(gmem, block) -
-			    dax_gmem_block_start(gmem, block);
-	return PFN_PHYS(nr_pages);
+	return dax_gmem_blocks_size(gmem, blocks->nr, blocks->ready);
+}
+
+static u64 dax_gmem_poisoned(struct dax_gmem *gmem)
+{
+	struct dax_claim *claim = &gmem->claim;
+
+	/* What the device has on record is no longer about our memory. */
+	if (dax_claim_dead(claim))
+		return 0;
+	return PFN_PHYS(dax_poison_count(claim->dax_dev, claim->pgoff,
+					 claim->nr_pages));
 }
 
 static void dax_gmem_show_extents(struct seq_file *m, struct dax_gmem *gmem)
@@ -436,9 +489,11 @@ static void dax_gmem_show_extents(struct seq_file *m, struct dax_gmem *gmem)
 
 	id = dax_read_lock();
 	while (index < size && !dax_claim_dead(&gmem->claim)) {
+		/* with the pages that have an error */
 		nr = dax_direct_access(gmem->claim.dax_dev,
 				       dax_gmem_pgoff(gmem, index),
-				       size - index, DAX_ACCESS, NULL, &pfn);
+				       size - index, DAX_RECOVERY_WRITE, NULL,
+				       &pfn);
 		if (nr < 0)
 			break;
 		seq_printf(m, "dax-extent:\t%#llx-%#llx\n", PFN_PHYS(pfn),
@@ -456,6 +511,7 @@ static void dax_gmem_show_fdinfo(struct seq_file *m, struct inode *inode)
 	seq_printf(m, "dax-device:\t%s\n", dev_name(&dev_dax->dev));
 	seq_printf(m, "dax-offset:\t%llu\n", PFN_PHYS(gmem->claim.pgoff));
 	seq_printf(m, "initialised:\t%llu\n", dax_gmem_initialised(gmem));
+	seq_printf(m, "poisoned:\t%llu\n", dax_gmem_poisoned(gmem));
 	if (file_ns_capable(m->file, &init_user_ns, CAP_SYS_ADMIN))
 		dax_gmem_show_extents(m, gmem);
 }

@@ -13,6 +13,7 @@
  */
 #include <linux/dax.h>
 #include <linux/libnvdimm.h>
+#include <linux/set_memory.h>
 #include <linux/uio.h>
 #include "dax-private.h"
 #include "bus.h"
@@ -55,8 +56,13 @@ static long dev_dax_direct_access(struct dax_device *dax_dev, pgoff_t pgoff,
 	if (pfn)
 		*pfn = PHYS_PFN(phys);
 
-	avail = dev_dax_range_avail(dev_dax, pgoff);
-	return min_t(unsigned long, avail, nr_pages);
+	avail = min_t(unsigned long, dev_dax_range_avail(dev_dax, pgoff),
+		      nr_pages);
+	if (mode == DAX_RECOVERY_WRITE || !avail)
+		return avail;
+
+	avail = dax_poison_find(dax_dev, pgoff, avail) - pgoff;
+	return avail ?: -EHWPOISON;
 }
 
 /* Make stores to persistent memory durable; nothing to do for other memory. */
@@ -70,12 +76,35 @@ static void dev_dax_persist(struct dev_dax *dev_dax, void *kaddr, size_t len)
 	pmem_wmb();
 }
 
-static int dev_dax_zero_page_range(struct dax_device *dax_dev, pgoff_t pgoff,
-				   size_t nr_pages)
+/*
+ * Have the provider of the memory repair a page, and zero it: what it contains
+ * after that is anybody's guess.  Only then may others see it.
+ */
+static int dev_dax_repair(struct dev_dax *dev_dax, pgoff_t pgoff)
+{
+	struct dax_region *region = dev_dax->region;
+	phys_addr_t phys = dax_pgoff_to_phys(dev_dax, pgoff, PAGE_SIZE);
+
+	if (phys == -1 || !region->clear_poison)
+		return -EIO;
+	if (region->clear_poison(region->dev, phys, PAGE_SIZE) != PAGE_SIZE)
+		return -EIO;
+
+	/* A machine check took it out of the direct map. */
+	clear_mce_nospec(PHYS_PFN(phys));
+	memset(__va(phys), 0, PAGE_SIZE);
+	dev_dax_persist(dev_dax, __va(phys), PAGE_SIZE);
+	dax_poison_del(dev_dax->dax_dev, pgoff);
+	return 0;
+}
+
+static int __dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
+			  size_t nr_pages, bool repair)
 {
 	struct dev_dax *dev_dax = dax_get_private(dax_dev);
 	void *kaddr;
 	long avail;
+	int rc;
 
 	if (!dev_dax)
 		return -ENXIO;
@@ -83,6 +112,13 @@ static int dev_dax_zero_page_range(struct dax_device *dax_dev, pgoff_t pgoff,
 	for (; nr_pages; nr_pages -= avail, pgoff += avail) {
 		avail = dev_dax_direct_access(dax_dev, pgoff, nr_pages,
 					      DAX_ACCESS, &kaddr, NULL);
+		if (avail == -EHWPOISON) {
+			rc = repair ? dev_dax_repair(dev_dax, pgoff) : 0;
+			if (rc)
+				return rc;
+			avail = 1;
+			continue;
+		}
 		if (avail < 0)
 			return avail;
 		memset(kaddr, 0, PFN_PHYS(avail));
@@ -91,15 +127,48 @@ static int dev_dax_zero_page_range(struct dax_device *dax_dev, pgoff_t pgoff,
 	return 0;
 }
 
+static int dev_dax_zero_page_range(struct dax_device *dax_dev, pgoff_t pgoff,
+				   size_t nr_pages)
+{
+	return __dev_dax_zero(dax_dev, pgoff, nr_pages, true);
+}
+
 /*
- * Writing over poison does not clear it, only the provider of the memory
- * could, and none has a way to do that yet: write nothing, and say so.
+ * Writing over poison does not clear it, only the provider of the memory can.
+ * Nothing is written where it does not, or where that would lose the rest of
+ * a page.
  */
 static size_t dev_dax_recovery_write(struct dax_device *dax_dev, pgoff_t pgoff,
 				     void *addr, size_t bytes,
 				     struct iov_iter *iter)
 {
-	return 0;
+	struct dev_dax *dev_dax = dax_get_private(dax_dev);
+	size_t offset = offset_in_page(addr);
+	pgoff_t bad, end;
+	void *kaddr;
+	long avail;
+
+	if (!dev_dax)
+		return 0;
+
+	avail = dev_dax_direct_access(dax_dev, pgoff, PFN_UP(offset + bytes),
+				      DAX_RECOVERY_WRITE, &kaddr, NULL);
+	if (avail <= 0)
+		return 0;
+	bytes = min(bytes, PFN_PHYS(avail) - offset);
+
+	end = pgoff + avail;
+	for (bad = dax_poison_find(dax_dev, pgoff, avail); bad < end;
+	     bad = dax_poison_find(dax_dev, bad + 1, end - bad - 1)) {
+		if (offset || !PAGE_ALIGNED(bytes))
+			return 0;
+		if (dev_dax_repair(dev_dax, bad))
+			return 0;
+	}
+
+	bytes = _copy_from_iter(kaddr + offset, bytes, iter);
+	dev_dax_persist(dev_dax, kaddr + offset, bytes);
+	return bytes;
 }
 
 static const struct dax_operations dev_dax_ops = {
@@ -156,7 +225,8 @@ EXPORT_SYMBOL_GPL(devm_dev_dax_set_ops);
  *
  * Context: may sleep; in a dax read section.
  * Return: 0, -ENXIO when the device is dying, -EFAULT past its end,
- * -EOPNOTSUPP when it has no dax_operations.
+ * -EOPNOTSUPP when it has no dax_operations, -EIO at a page with a memory
+ * error that could not be repaired; what comes before that page is zeroed.
  */
 int dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
 		 unsigned long nr_pages)
@@ -170,6 +240,28 @@ int dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
 	return ops->zero_page_range(dax_dev, pgoff, nr_pages);
 }
 EXPORT_SYMBOL_GPL(dev_dax_zero);
+
+/**
+ * dev_dax_zero_good - zero pages, but none that has a memory error
+ * @dax_dev: dax_device of the instance, bound to device_dax
+ * @pgoff: first page, in pages from the start of the device
+ * @nr_pages: how many
+ *
+ * For an owner whose users do not get at the pages that are left out.
+ *
+ * Context: as dev_dax_zero()
+ * Return: as dev_dax_zero(), but never -EIO.
+ */
+int dev_dax_zero_good(struct dax_device *dax_dev, pgoff_t pgoff,
+		      unsigned long nr_pages)
+{
+	if (!dax_alive(dax_dev))
+		return -ENXIO;
+	if (!READ_ONCE(dax_dev->ops))
+		return -EOPNOTSUPP;
+	return __dev_dax_zero(dax_dev, pgoff, nr_pages, false);
+}
+EXPORT_SYMBOL_GPL(dev_dax_zero_good);
 
 #ifdef CONFIG_DAX_KUNIT_TEST
 #include "ops_test.c"

@@ -79,5 +79,6 @@ struct guest_memfd_backend_ops {
 int guest_memfd_register_backend(const struct guest_memfd_backend_ops *ops);
 void guest_memfd_unregister_backend(const struct guest_memfd_backend_ops *ops);
 void guest_memfd_zap(struct inode *inode);
+void guest_memfd_zap_range(struct inode *inode, pgoff_t start, pgoff_t end);
 
 #endif /* __LINUX_GUEST_MEMFD_H */

@@ -18,7 +18,9 @@
  *    memslot and destroying the VM detach the file first; release of a detached
  *    file touches no VM.  Whoever gets at file->kvm by way of the inode, that is
  *    a backend whose memory goes away, takes a reference first and skips a
- *    VM that is being destroyed: its vCPUs cannot run any more.
+ *    VM that is being destroyed: its vCPUs cannot run any more.  That reference
+ *    may turn out to be the last one, and is dropped by a work item: destroying
+ *    the VM takes slots_lock, and a backend comes with locks of its own.
  *
  * Locks: registry_lock is innermost.  slots_lock -> invalidate_lock ->
  * mmu_lock as in guest_memfd.c; backends are called with invalidate_lock held or
@@ -37,6 +39,7 @@
 #include <linux/pagemap.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "guest_memfd.h"
 
@@ -59,6 +62,44 @@ static void gmem_delay(const unsigned int *ms)
 {
 	if (IS_ENABLED(CONFIG_KVM_GUEST_DAXFD_DELAY))
 		msleep(READ_ONCE(*ms));
+}
+
+static struct workqueue_struct *gmem_put_wq;
+
+struct gmem_put {
+	struct work_struct work;
+	struct kvm *kvm;
+};
+
+static void gmem_put_kvm_work(struct work_struct *work)
+{
+	struct gmem_put *put = container_of(work, struct gmem_put, work);
+
+	kvm_put_kvm(put->kvm);
+	kfree(put);
+}
+
+/* Drop a reference, the last one maybe, under whatever locks. */
+static void gmem_put_kvm(struct kvm *kvm)
+{
+	/* Taking memory away cannot fail, and a VM must not leak. */
+	struct gmem_put *put = kmalloc_obj(*put, GFP_KERNEL | __GFP_NOFAIL);
+
+	INIT_WORK(&put->work, gmem_put_kvm_work);
+	put->kvm = kvm;
+	queue_work(gmem_put_wq, &put->work);
+}
+
+int kvm_gmem_backend_init(void)
+{
+	gmem_put_wq = alloc_workqueue("kvm_gmem_put", WQ_UNBOUND, 0);
+	return gmem_put_wq ? 0 : -ENOMEM;
+}
+
+/* Waits for the last VM to be gone: its end is code of this module. */
+void kvm_gmem_backend_exit(void)
+{
+	destroy_workqueue(gmem_put_wq);
 }
 
 struct gmem_backend {
@@ -311,14 +352,18 @@ void kvm_gmem_detach_vm(struct kvm *kvm)
 }
 
 /**
- * guest_memfd_zap - take all memory of a guest_memfd away from guests and users
+ * guest_memfd_zap_range - take pages of a guest_memfd away from guests and users
  * @inode: inode of the guest_memfd
+ * @start: first page
+ * @end: first page behind the range
  *
- * For a backend whose memory goes away.  It makes @get_pfn and @fault fail
- * first: on return there is no mapping, and none can appear.  Must not be called with
- * slots_lock, invalidate_lock or a lock held that a VM needs to be destroyed.
+ * For a backend whose memory goes away.  It makes @get_pfn and @fault fail for
+ * these pages first: on return there is no mapping, and none can appear.
+ *
+ * Context: may sleep; takes invalidate_lock, mmu_lock of the VMs and the locks
+ * of user mappings, and must not be called with them held.
  */
-void guest_memfd_zap(struct inode *inode)
+void guest_memfd_zap_range(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct kvm *kvm = NULL;
 	struct gmem_file *f;
@@ -331,18 +376,29 @@ void guest_memfd_zap(struct inode *inode)
 			/* It is the only file of its inode. */
 			kvm = f->kvm;
 		}
-		__kvm_gmem_invalidate_start(f, 0, -1ul,
+		__kvm_gmem_invalidate_start(f, start, end,
 					    kvm_gmem_get_invalidate_filter(inode));
-		__kvm_gmem_invalidate_end(f, 0, -1ul);
+		__kvm_gmem_invalidate_end(f, start, end);
 	}
 	filemap_invalidate_unlock(inode->i_mapping);
 
-	unmap_mapping_range(inode->i_mapping, 0, 0, 1);
+	unmap_mapping_pages(inode->i_mapping, start, end - start, true);
 	gmem_delay(&gmem_delay_zap);
 
-	/* May destroy the VM, which detaches the file, under invalidate_lock. */
 	if (kvm)
-		kvm_put_kvm(kvm);
+		gmem_put_kvm(kvm);
+}
+EXPORT_SYMBOL_NS_GPL(guest_memfd_zap_range, "GUEST_MEMFD");
+
+/**
+ * guest_memfd_zap - take all memory of a guest_memfd away from guests and users
+ * @inode: inode of the guest_memfd
+ *
+ * See guest_memfd_zap_range().
+ */
+void guest_memfd_zap(struct inode *inode)
+{
+	guest_memfd_zap_range(inode, 0, -1ul);
 }
 EXPORT_SYMBOL_NS_GPL(guest_memfd_zap, "GUEST_MEMFD");
 

@@ -47,6 +47,27 @@ DEFINE_DAX_CLAIM_EVENT(dax_unclaim);
 DEFINE_DAX_CLAIM_EVENT(dax_revoke);
 DEFINE_DAX_CLAIM_EVENT(dax_revoked);
 
+/* Pages have a memory error, nobody was told yet. */
+TRACE_EVENT(dax_poison,
+	TP_PROTO(const char *device, pgoff_t pgoff, unsigned long nr_pages),
+	TP_ARGS(device, pgoff, nr_pages),
+
+	TP_STRUCT__entry(
+		__string(device, device)
+		__field(pgoff_t, pgoff)
+		__field(unsigned long, nr_pages)
+	),
+
+	TP_fast_assign(
+		__assign_str(device);
+		__entry->pgoff = pgoff;
+		__entry->nr_pages = nr_pages;
+	),
+
+	TP_printk("%s pgoff %#lx nr_pages %#lx", __get_str(device),
+		  __entry->pgoff, __entry->nr_pages)
+);
+
 #endif /* _TRACE_DAX_H */
 
 /* This part must be outside protection */

@@ -8,14 +8,18 @@
  * The device names the region and is not used itself: each test makes a small
  * device of its own in the free part of the region, which loses its contents.
  */
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 
 #include "dax_utils.h"
 #include "kselftest_harness.h"
 
 #define SZ_2M		(2UL << 20)
 #define DEV_SIZE	(16UL << 20)
+#define SYSLOG_ACTION_READ_ALL 3
+#define UNPIN_SECONDS	10
 #define FAILSLAB	"/sys/kernel/debug/failslab"
 #define FAIL_NTH	"/proc/thread-self/fail-nth"
 /* Far more than the allocations of one bind. */
@@ -98,6 +102,41 @@ static int delete_dev(const char *region, const char *dev)
 	return r;
 }
 
+/* A pipe that has a page of the device, which is bound to device_dax, or -errno. */
+static int pin_page(const char *dev, off_t offset)
+{
+	struct iovec iov = { .iov_len = getpagesize() };
+	int fd, fds[2], r;
+
+	if (pipe(fds))
+		return -errno;
+	fd = dax_open_dev(dev);
+	iov.iov_base = mmap(NULL, SZ_2M, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			    offset);
+	close(fd);
+	if (iov.iov_base == MAP_FAILED)
+		return -errno;
+
+	*(long *)iov.iov_base = fds[0];
+	r = vmsplice(fds[1], &iov, 1, 0) < 0 ? -errno : fds[0];
+	munmap(iov.iov_base, SZ_2M);
+	close(fds[1]);
+	return r;
+}
+
+/* 0 as soon as the driver can be bound, or the last error. */
+static int bind_in_time(const char *dev, const char *drv)
+{
+	double end = now() + UNPIN_SECONDS;
+	bool new_id = false;
+	int r;
+
+	do {
+		r = dax_bind(dev, drv, &new_id);
+	} while (r && now() < end && !usleep(100 * 1000));
+	return r;
+}
+
 FIXTURE_SETUP(dynamic)
 {
 	const char *dev = dax_test_dev();
@@ -150,6 +189,7 @@ TEST_F(dynamic, mapping_while_bound)
 	EXPECT_EQ(-EBUSY, dax_write(self->dev, "mapping", range));
 	EXPECT_EQ(size, dax_read_num(self->dev, "size"));
 	EXPECT_EQ(-EBUSY, set_size(self->dev, size + SZ_2M));
+	EXPECT_EQ(-EBUSY, dax_write(self->dev, "align", "4096"));
 
 	/* Nothing of it may stay behind. */
 	ASSERT_EQ(0, dax_unbind(self->dev));
@@ -179,15 +219,15 @@ static int get_fail_nth(int fd)
 
 /*
  * Fail the first allocation of a bind, then the second, and so on. After each
- * failure the device must be as it was before. The end is where the range
- * could be reserved (before: -EBUSY): what follows is memory hotplug, which
- * WARNs when it has no memory.
+ * failure the device must be as it was before. A pinned page makes the bind
+ * end with -EBUSY where it reserves the range: what follows is memory hotplug,
+ * which WARNs when it has no memory.
  */
 TEST_F_TIMEOUT(dynamic, failed_probe, 120)
 {
 	char ignore[8], verbose[16];
-	int fd, n, left, r, failed = 0;
-	bool busy = false;
+	int fd, n, left, pipe, r = 0, failed = 0;
+	bool new_id = false;
 
 	fd = open(FAIL_NTH, O_RDWR);
 	if (fd < 0 || read_file(FAILSLAB "/ignore-gfp-wait", ignore,
@@ -198,6 +238,10 @@ TEST_F_TIMEOUT(dynamic, failed_probe, 120)
 	/* Also makes the driver match the device, where it has to be told. */
 	EXPECT_EQ(0, dax_bind(self->dev, variant->drv, &self->new_id));
 	EXPECT_EQ(0, dax_unbind(self->dev));
+	EXPECT_EQ(0, dax_bind(self->dev, DAX_DRIVER, &new_id));
+	pipe = pin_page(self->dev, 0);
+	ASSERT_LE(0, pipe);
+	EXPECT_EQ(0, dax_unbind(self->dev));
 
 	EXPECT_EQ(0, write_file(FAILSLAB "/ignore-gfp-wait", "N"));
 	EXPECT_EQ(0, write_file(FAILSLAB "/verbose", "0"));
@@ -207,23 +251,20 @@ TEST_F_TIMEOUT(dynamic, failed_probe, 120)
 		r = dax_drv_write(variant->drv, "bind", self->dev);
 		left = get_fail_nth(fd);
 		set_fail_nth(fd, 0);
-		if (left)
+		if (left || !r)
 			break;
-		failed += !!r;
-		if (!r)
-			EXPECT_EQ(0, dax_unbind(self->dev));
-		if (r == -EBUSY)
-			busy = true;
-		else if (busy)
-			break;
+		failed++;
 	}
 	write_file(FAILSLAB "/ignore-gfp-wait", ignore);
 	write_file(FAILSLAB "/verbose", verbose);
 	close(fd);
-	TH_LOG("%d allocations failed in turn, %d binds failed", n, failed);
-	EXPECT_TRUE(busy);
+	TH_LOG("%d allocations failed in turn", failed);
+	EXPECT_LT(0, failed);
+	EXPECT_GT(FAIL_NTH_MAX, n);
+	EXPECT_EQ(-EBUSY, r);
 
-	EXPECT_EQ(0, dax_bind(self->dev, variant->drv, &self->new_id));
+	close(pipe);
+	EXPECT_EQ(0, bind_in_time(self->dev, variant->drv));
 	fd = dax_open_dev(self->dev);
 	EXPECT_LE(0, fd);
 	close(fd);
@@ -293,6 +334,127 @@ TEST_F_TIMEOUT(dynamic, delete_while_open, 120)
 		usleep(100 * 1000);
 	}
 	EXPECT_EQ(was, m);
+}
+
+/*
+ * A page of a device of its own is pinned when the device is unbound
+ */
+
+#define KMEM_DRIVER	"kmem"
+/* Holds a memory block, which kmem needs, wherever it starts. */
+#define PINNED_SIZE	(256UL << 20)
+
+FIXTURE(pinned)
+{
+	char region[PATH_MAX];
+	char dev[64];
+	bool new_id;
+	unsigned long size;
+	/* a pipe that has the page */
+	int pipe;
+};
+
+FIXTURE_SETUP(pinned)
+{
+	const char *dev = dax_test_dev();
+	char path[PATH_MAX], buf[64];
+
+	if (!dev)
+		SKIP(return, DYNAMIC_HINT);
+	if (geteuid())
+		SKIP(return, "must be run as root");
+	snprintf(path, sizeof(path), DAX_BUS "/devices/%s/../dax_region", dev);
+	if (!realpath(path, self->region) ||
+	    region_read(self->region, "available_size", buf, sizeof(buf)))
+		SKIP(return, "%s is not in a dynamic region: " DYNAMIC_HINT,
+		     dev);
+	if (strtoull(buf, NULL, 0) < PINNED_SIZE)
+		SKIP(return, "no %luM free in the region of %s: daxctl destroy-device",
+		     PINNED_SIZE >> 20, dev);
+
+	ASSERT_EQ(0, create_dev(self->region, self->dev, sizeof(self->dev)));
+	ASSERT_EQ(0, set_size(self->dev, PINNED_SIZE));
+	ASSERT_EQ(0, dax_bind(self->dev, DAX_DRIVER, &self->new_id));
+	self->pipe = pin_page(self->dev, PINNED_SIZE - SZ_2M);
+	ASSERT_LE(0, self->pipe);
+}
+
+FIXTURE_TEARDOWN(pinned)
+{
+	if (!*self->dev)
+		return;
+	dax_drv_write(FSDEV_DRIVER, "remove_id", self->dev);
+	dax_drv_write(KMEM_DRIVER, "remove_id", self->dev);
+	EXPECT_EQ(0, delete_dev(self->region, self->dev));
+}
+
+/* The pin is as good as before. */
+static void check_page(struct __test_metadata *_metadata, int pipe)
+{
+	long val = -1;
+
+	EXPECT_EQ(sizeof(val), read(pipe, &val, sizeof(val)));
+	EXPECT_EQ(pipe, val);
+}
+
+/* How often the kernel's log says that one page of the device is pinned. */
+static int nr_reports(const char *dev)
+{
+	static char log[1 << 20];
+	char *line, *next = log;
+	int nr = 0, len;
+
+	len = klogctl(SYSLOG_ACTION_READ_ALL, log, sizeof(log) - 1);
+	log[len < 0 ? 0 : len] = '\0';
+	while ((line = strsep(&next, "\n")))
+		nr += strstr(line, dev) && strstr(line, ": 1 pages of ");
+	return nr;
+}
+
+TEST_F_TIMEOUT(pinned, no_driver_until_released, 120)
+{
+	int reports = nr_reports(self->dev);
+
+	ASSERT_EQ(0, dax_unbind(self->dev));
+	EXPECT_EQ(reports + 1, nr_reports(self->dev));
+	EXPECT_EQ(-EBUSY, dax_bind(self->dev, DAX_DRIVER, &self->new_id));
+	EXPECT_NE(0, dax_bind(self->dev, FSDEV_DRIVER, &self->new_id));
+	EXPECT_NE(0, dax_bind(self->dev, KMEM_DRIVER, &self->new_id));
+	/* The kernel looks again and again. */
+	sleep(3);
+	EXPECT_EQ(reports + 1, nr_reports(self->dev));
+	EXPECT_EQ(-EBUSY, dax_bind(self->dev, DAX_DRIVER, &self->new_id));
+	check_page(_metadata, self->pipe);
+	close(self->pipe);
+	EXPECT_EQ(0, bind_in_time(self->dev, DAX_DRIVER));
+}
+
+/* The memory that kmem did not get is good RAM afterwards. */
+TEST_F_TIMEOUT(pinned, kmem_when_released, 120)
+{
+	if (!dax_have_driver(KMEM_DRIVER))
+		SKIP(return, "needs the driver: modprobe kmem");
+
+	ASSERT_EQ(0, dax_unbind(self->dev));
+	EXPECT_NE(0, dax_bind(self->dev, KMEM_DRIVER, &self->new_id));
+	close(self->pipe);
+	ASSERT_EQ(0, bind_in_time(self->dev, KMEM_DRIVER));
+	EXPECT_EQ(0, dax_write(self->dev, "state", "unplugged"));
+}
+
+/* The memory stays reserved, whatever becomes of the device. */
+TEST_F_TIMEOUT(pinned, delete_and_create, 120)
+{
+	char dev[64];
+
+	ASSERT_EQ(0, delete_dev(self->region, self->dev));
+	ASSERT_EQ(0, create_dev(self->region, dev, sizeof(dev)));
+	strcpy(self->dev, dev);
+	ASSERT_EQ(0, set_size(dev, PINNED_SIZE));
+	EXPECT_EQ(-EBUSY, dax_bind(dev, DAX_DRIVER, &self->new_id));
+	check_page(_metadata, self->pipe);
+	close(self->pipe);
+	EXPECT_EQ(0, bind_in_time(dev, DAX_DRIVER));
 }
 
 TEST_HARNESS_MAIN

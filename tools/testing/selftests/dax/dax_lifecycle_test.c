@@ -12,6 +12,8 @@
  * The device's contents are not touched. Its driver is bound again at the end.
  */
 #include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 #include "dax_utils.h"
@@ -186,6 +188,57 @@ TEST_F_TIMEOUT(lifecycle, open_after_rebind, 120)
 	EXPECT_NE(0, try_mmap(fd, self->align));
 	close(fd);
 
+	ASSERT_EQ(0, dax_bind(self->dev, variant->first, &self->new_id));
+}
+
+static sigjmp_buf access_jmpbuf;
+
+static void access_sigbus(int signum)
+{
+	siglongjmp(access_jmpbuf, 1);
+}
+
+/* False on SIGBUS. The page is only read. */
+static bool can_read(const char *p)
+{
+	struct sigaction sa = { .sa_handler = access_sigbus }, old;
+
+	sigaction(SIGBUS, &sa, &old);
+	if (sigsetjmp(access_jmpbuf, 1)) {
+		sigaction(SIGBUS, &old, NULL);
+		return false;
+	}
+	__atomic_load_n(p, __ATOMIC_RELAXED);
+	sigaction(SIGBUS, &old, NULL);
+	return true;
+}
+
+/* A file is good for the binding that it was opened under, and no other. */
+TEST_F_TIMEOUT(lifecycle, file_of_earlier_binding, 120)
+{
+	bool devdax = !strcmp(variant->first, DAX_DRIVER);
+	int old, error = devdax ? ENXIO : ENODEV;
+	char *p = MAP_FAILED;
+
+	old = dax_open_dev(self->dev);
+	ASSERT_LE(0, old);
+	if (devdax) {
+		p = mmap(NULL, self->align, PROT_READ, MAP_SHARED, old, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		EXPECT_TRUE(can_read(p));
+	}
+	ASSERT_EQ(0, dax_unbind(self->dev));
+	EXPECT_EQ(error, try_mmap(old, self->align));
+	ASSERT_EQ(0, dax_bind(self->dev, variant->second, &self->new_id));
+
+	EXPECT_EQ(error, try_mmap(old, self->align));
+	if (devdax) {
+		EXPECT_FALSE(can_read(p));
+		munmap(p, self->align);
+	}
+	close(old);
+
+	ASSERT_EQ(0, dax_unbind(self->dev));
 	ASSERT_EQ(0, dax_bind(self->dev, variant->first, &self->new_id));
 }
 

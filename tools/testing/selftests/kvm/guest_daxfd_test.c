@@ -6,6 +6,7 @@
  *
  * DESTROYS THE CONTENTS of the device that -d or GUEST_DAXFD_DEV names.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,16 +16,22 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/capability.h>
 #include <linux/falloc.h>
 #include <linux/sizes.h>
+#include <linux/stddef.h>
 
-#include "dax_util.h"
+/* Needs stddef.h, which the tools' own linux/types.h does not include. */
+#include <linux/io_uring.h>
+
+#include "daxfd_util.h"
 #include "kvm_syscalls.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -33,74 +40,10 @@
 
 #include "kvm_test_harness.h"
 
-/*
- * A unit is what one exclusive claim takes: at least four blocks of 2M, which
- * is how the kernel tracks what it has zeroed.  The slot over a unit leaves
- * out the first block and the last one, so that its offset is never zero.
- */
-#define ZERO_SIZE	SZ_2M
-#define MIN_UNIT	SZ_8M
-#define SLOT_OFFSET	ZERO_SIZE
-#define SLOT_SIZE	(2 * ZERO_SIZE)
-
-#define MEM_SLOT(n)	(1 + (n))
-#define MEM_GPA(n)	(SZ_4G + (n) * 64ULL * SZ_1G)
-#define MAX_CLAIMS	8
-
-#define OLD_DATA	0x0ddba115deadc0deULL
-#define HOST_DATA	0x1111222233334444ULL
-#define GUEST_DATA	0x5555666677778888ULL
 #define DECOY_DATA	0xdec0dec0dec0dec0ULL
 
 #define LOOP_MS		500
 #define LOOP_TIMEOUT	120
-
-#define FALLOC_PUNCH	(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
-
-#define CREATE_FLAGS	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
-
-static struct dax_dev dax;
-static size_t page_size;
-static u64 unit_size;
-static u64 nr_units;
-
-/* How a VM gets its memory. */
-struct path {
-	unsigned long vm_type;
-	bool daxfd;	/* KVM_MEM_GUEST_DAXFD; else KVM_CREATE_GUEST_MEMFD */
-	u64 flags;	/* of KVM_CREATE_GUEST_MEMFD, beside BACKING_FD */
-};
-
-#define PATH_create		{ .flags = CREATE_FLAGS }
-#define PATH_create_keep	{ .flags = CREATE_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA }
-#define PATH_create_private	{ .flags = GUEST_MEMFD_FLAG_MMAP }
-#define PATH_short		{ .daxfd = true }
-#ifdef __x86_64__
-#define PATH_sw_protected	{ .vm_type = KVM_X86_SW_PROTECTED_VM }
-#define PATH_sw_protected_mmap	{ .vm_type = KVM_X86_SW_PROTECTED_VM,	\
-				  .flags = GUEST_MEMFD_FLAG_MMAP }
-#endif
-
-/* One VM, and the claims that it holds. */
-struct ctx {
-	const struct path *path;
-	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
-	int dax_fd;
-	int gmem[MAX_CLAIMS];
-};
-
-#define TEST_ASSERT_ERR(expr, err)						\
-do {										\
-	int __expected = -(err), __r = (expr);					\
-										\
-	/* A failed assertion with EACCES in errno would count as a skip. */	\
-	errno = 0;								\
-	TEST_ASSERT(__r == __expected, "%s: expected %d, got %d", #expr,	\
-		    __expected, __r);						\
-} while (0)
-
-#define TEST_ASSERT_OK(expr) TEST_ASSERT_ERR(expr, 0)
 
 /* Skips the test if the device does not hold as many ranges. */
 static bool has_units(struct __test_metadata *_metadata, u64 nr)
@@ -110,67 +53,6 @@ static bool has_units(struct __test_metadata *_metadata, u64 nr)
 		     nr_units, unit_size >> 20, nr);
 
 	return true;
-}
-
-/* The first range does not start at the device's offset 0 if that can be. */
-static u64 unit_offset(int n)
-{
-	return nr_units > 1 && n < 2 ? (1 - n) * unit_size : n * unit_size;
-}
-
-/* Where the slot over a unit starts on the device. */
-static u64 slot_offset(int n)
-{
-	return unit_offset(n) + SLOT_OFFSET;
-}
-
-/*
- * ioctls that return -errno
- */
-
-static int __gmem_create(int vm_fd, struct kvm_create_guest_memfd *args)
-{
-	int fd = ioctl(vm_fd, KVM_CREATE_GUEST_MEMFD, args);
-
-	return fd < 0 ? -errno : fd;
-}
-
-static int gmem_create(int vm_fd, u64 flags, int fd, u64 offset, u64 size)
-{
-	struct kvm_create_guest_memfd args = {
-		.size = size,
-		.flags = flags | GUEST_MEMFD_FLAG_BACKING_FD,
-		.backing_fd = fd,
-		.backing_offset = offset,
-	};
-
-	return __gmem_create(vm_fd, &args);
-}
-
-static int slot_set(int vm_fd, u32 slot, u32 flags, gpa_t gpa, u64 size,
-		    void *hva, int fd, u64 offset)
-{
-	struct kvm_userspace_memory_region2 region = {
-		.slot = slot,
-		.flags = flags,
-		.guest_phys_addr = gpa,
-		.memory_size = size,
-		.userspace_addr = (uintptr_t)hva,
-		.guest_memfd = fd,
-		.guest_memfd_offset = offset,
-	};
-
-	return ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION2, &region) ? -errno : 0;
-}
-
-static int slot_delete(int vm_fd, u32 slot)
-{
-	return slot_set(vm_fd, slot, 0, 0, 0, NULL, -1, 0);
-}
-
-static int do_fallocate(int fd, int mode, u64 offset, u64 len)
-{
-	return fallocate(fd, mode, offset, len) ? -errno : 0;
 }
 
 /* Returns 0 if the range can be mapped, else -errno. */
@@ -194,446 +76,6 @@ static int try_mmap_dax(u64 offset, u64 len)
 	return r;
 }
 
-/*
- * Accesses that may meet SIGBUS, in any thread
- */
-
-static __thread sigjmp_buf access_jmpbuf;
-static __thread bool access_may_fail;
-
-static void access_sigbus(int signum)
-{
-	if (READ_ONCE(access_may_fail))
-		siglongjmp(access_jmpbuf, 1);
-
-	/* Returning repeats the access, and that ends the test. */
-	signal(signum, SIG_DFL);
-}
-
-/* Returns false on SIGBUS. */
-static bool host_access(u64 *mem, u64 *val, bool write)
-{
-	struct sigaction sa = { .sa_handler = access_sigbus };
-
-	sigaction(SIGBUS, &sa, NULL);
-	if (sigsetjmp(access_jmpbuf, 1)) {
-		WRITE_ONCE(access_may_fail, false);
-		return false;
-	}
-
-	WRITE_ONCE(access_may_fail, true);
-	if (write)
-		WRITE_ONCE(*mem, *val);
-	else
-		*val = READ_ONCE(*mem);
-	WRITE_ONCE(access_may_fail, false);
-	return true;
-}
-
-static bool host_can_read(void *mem)
-{
-	u64 val;
-
-	return host_access(mem, &val, false);
-}
-
-static bool host_can_write(void *mem)
-{
-	u64 val = HOST_DATA;
-
-	return host_access(mem, &val, true);
-}
-
-/*
- * Guest
- */
-
-enum guest_op {
-	GUEST_READ,
-	GUEST_WRITE,
-	GUEST_FILL,
-	GUEST_CHECK,
-	GUEST_SPIN,
-	GUEST_OUTS,
-};
-
-/* What the host asks a vCPU to do; stands in ordinary guest memory. */
-struct guest_cmd {
-	u64 op;
-	gpa_t gpa;
-	u64 val;
-	u64 nr_pages;
-	u64 page_size;
-	u64 rounds;
-	u64 stop;
-};
-
-#define MAX_VCPUS 2
-
-static struct guest_cmd guest_cmds[MAX_VCPUS];
-
-#define OUTS_PORT 0x2000
-
-static void guest_outs(gpa_t gpa)
-{
-#ifdef __x86_64__
-	asm volatile("outsb" : "+S"(gpa) : "d"((u16)OUTS_PORT) : "memory");
-#endif
-}
-
-static void guest_spin(struct guest_cmd *cmd)
-{
-	u64 i;
-
-	while (!READ_ONCE(cmd->stop)) {
-		for (i = 0; i < cmd->nr_pages; i++) {
-			u64 *p = (u64 *)(cmd->gpa + i * cmd->page_size);
-
-			WRITE_ONCE(*p, cmd->rounds);
-		}
-		WRITE_ONCE(cmd->rounds, cmd->rounds + 1);
-	}
-}
-
-/* Memory is mapped at its physical address; a pattern depends on it. */
-static void guest_code(u64 id)
-{
-	struct guest_cmd *cmd = &guest_cmds[id];
-	u64 i;
-
-	for (;;) {
-		u64 *p = (u64 *)READ_ONCE(cmd->gpa);
-
-		switch (READ_ONCE(cmd->op)) {
-		case GUEST_READ:
-			cmd->val = READ_ONCE(*p);
-			break;
-		case GUEST_WRITE:
-			WRITE_ONCE(*p, cmd->val);
-			break;
-		case GUEST_FILL:
-			for (i = 0; i < cmd->nr_pages; i++, p += cmd->page_size / 8)
-				WRITE_ONCE(*p, cmd->val ^ (u64)p);
-			break;
-		case GUEST_CHECK:
-			for (i = 0; i < cmd->nr_pages; i++, p += cmd->page_size / 8)
-				GUEST_ASSERT_EQ(READ_ONCE(*p), cmd->val ^ (u64)p);
-			break;
-		case GUEST_SPIN:
-			guest_spin(cmd);
-			break;
-		case GUEST_OUTS:
-			guest_outs(cmd->gpa);
-			break;
-		}
-		GUEST_SYNC(cmd->op);
-	}
-}
-
-static struct guest_cmd *guest_cmd(struct kvm_vcpu *vcpu)
-{
-	return addr_gva2hva(vcpu->vm, (gva_t)&guest_cmds[vcpu->id]);
-}
-
-static void guest_prepare(struct kvm_vcpu *vcpu, enum guest_op op, gpa_t gpa,
-			  u64 val, u64 nr_pages)
-{
-	struct guest_cmd *cmd = guest_cmd(vcpu);
-
-	cmd->op = op;
-	cmd->gpa = gpa;
-	cmd->val = val;
-	cmd->nr_pages = nr_pages;
-	cmd->page_size = vcpu->vm->page_size;
-	cmd->rounds = 0;
-	cmd->stop = false;
-}
-
-/* Returns 0 when the guest is done with its command, else -errno of KVM_RUN. */
-static int guest_run(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	if (_vcpu_run(vcpu))
-		return -errno;
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return 0;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	}
-
-	TEST_FAIL("Unexpected exit %u (%s)", vcpu->run->exit_reason,
-		  exit_reason_str(vcpu->run->exit_reason));
-}
-
-static int guest_do(struct kvm_vcpu *vcpu, enum guest_op op, gpa_t gpa, u64 val,
-		    u64 nr_pages)
-{
-	guest_prepare(vcpu, op, gpa, val, nr_pages);
-	return guest_run(vcpu);
-}
-
-static u64 guest_read(struct kvm_vcpu *vcpu, gpa_t gpa)
-{
-	TEST_ASSERT_OK(guest_do(vcpu, GUEST_READ, gpa, 0, 1));
-	return guest_cmd(vcpu)->val;
-}
-
-static void guest_write(struct kvm_vcpu *vcpu, gpa_t gpa, u64 val)
-{
-	TEST_ASSERT_OK(guest_do(vcpu, GUEST_WRITE, gpa, val, 1));
-}
-
-/*
- * @gpa lies in the page that KVM names: the page that the guest touched, of a
- * range of @size.
- */
-static void assert_memory_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size)
-{
-	struct kvm_run *run = vcpu->run;
-
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MEMORY_FAULT);
-	TEST_ASSERT(run->memory_fault.gpa >= gpa &&
-		    run->memory_fault.gpa < gpa + size,
-		    "Fault at 0x%llx, expected it in 0x%lx + 0x%lx",
-		    run->memory_fault.gpa, gpa, size);
-	TEST_ASSERT(run->memory_fault.size, "Fault of size 0");
-}
-
-static void guest_must_fault(struct kvm_vcpu *vcpu, gpa_t gpa)
-{
-	TEST_ASSERT_ERR(guest_do(vcpu, GUEST_READ, gpa, 0, 1), EFAULT);
-	assert_memory_fault(vcpu, gpa, page_size);
-}
-
-/*
- * A vCPU that writes to all pages of its slot, round after round
- */
-
-struct runner {
-	struct kvm_vcpu *vcpu;
-	pthread_t thread;
-	int r;
-};
-
-static void *runner_thread(void *arg)
-{
-	struct runner *runner = arg;
-
-	runner->r = guest_run(runner->vcpu);
-	return NULL;
-}
-
-static void runner_start(struct runner *runner, struct kvm_vcpu *vcpu, gpa_t gpa,
-			 u64 nr_pages)
-{
-	struct guest_cmd *cmd = guest_cmd(vcpu);
-
-	runner->vcpu = vcpu;
-	guest_prepare(vcpu, GUEST_SPIN, gpa, 0, nr_pages);
-	kvm_pthread_create(&runner->thread, NULL, runner_thread, runner);
-
-	while (READ_ONCE(cmd->rounds) < 2)
-		usleep(100);
-}
-
-static int runner_join(struct runner *runner)
-{
-	kvm_pthread_join(runner->thread, NULL);
-	return runner->r;
-}
-
-static void runner_stop(struct runner *runner)
-{
-	WRITE_ONCE(guest_cmd(runner->vcpu)->stop, true);
-	TEST_ASSERT_OK(runner_join(runner));
-}
-
-/*
- * VMs and claims
- */
-
-static struct kvm_vm *vm_create_for(const struct path *path, u32 nr_vcpus,
-				    struct kvm_vcpu **vcpus)
-{
-	const struct vm_shape shape = {
-		.mode = VM_MODE_DEFAULT,
-		.type = path->vm_type,
-	};
-	struct kvm_vm *vm;
-	u32 i;
-
-	vm = __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
-	for (i = 0; i < nr_vcpus; i++)
-		vcpu_args_set(vcpus[i], 1, (u64)i);
-
-	return vm;
-}
-
-static void ctx_init_fds(struct ctx *c)
-{
-	int i;
-
-	c->dax_fd = dax_dev_open(&dax);
-	for (i = 0; i < MAX_CLAIMS; i++)
-		c->gmem[i] = -1;
-}
-
-static void ctx_setup(struct __test_metadata *_metadata, struct ctx *c,
-		      const struct path *path)
-{
-	if (path->vm_type &&
-	    !(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(path->vm_type)))
-		SKIP(return, "KVM lacks this VM type (CONFIG_KVM_SW_PROTECTED_VM)");
-
-	dax_dev_restore(&dax);
-	c->path = path;
-	c->vm = vm_create_for(path, 1, &c->vcpu);
-	ctx_init_fds(c);
-}
-
-/* A second VM of the same kind. */
-static void ctx_clone(struct ctx *c, struct ctx *other)
-{
-	c->path = other->path;
-	c->vm = vm_create_for(c->path, 1, &c->vcpu);
-	ctx_init_fds(c);
-}
-
-static void ctx_free(struct ctx *c)
-{
-	int i;
-
-	for (i = 0; i < MAX_CLAIMS; i++) {
-		if (c->gmem[i] >= 0)
-			kvm_free_fd(c->gmem[i]);
-	}
-	if (c->vm)
-		kvm_vm_free(c->vm);
-	kvm_free_fd(c->dax_fd);
-	c->vm = NULL;
-}
-
-/*
- * Claim a range, and do no more than that: by a guest_memfd without a slot, or
- * by a slot of the short way.
- */
-static int claim(struct ctx *c, int n, int fd, u64 offset, u64 size)
-{
-	int r;
-
-	if (c->path->daxfd)
-		return slot_set(c->vm->fd, MEM_SLOT(n), KVM_MEM_GUEST_DAXFD,
-				MEM_GPA(n), size, NULL, fd, offset);
-
-	r = gmem_create(c->vm->fd, c->path->flags, fd, offset, size);
-	if (r < 0)
-		return r;
-
-	c->gmem[n] = r;
-	return 0;
-}
-
-static void unclaim(struct ctx *c, int n)
-{
-	if (c->path->daxfd)
-		TEST_ASSERT_OK(slot_delete(c->vm->fd, MEM_SLOT(n)));
-	else
-		kvm_free_fd(c->gmem[n]);
-}
-
-static int claim_unit(struct ctx *c, int n)
-{
-	return claim(c, n, c->dax_fd, unit_offset(n), unit_size);
-}
-
-static int __mem_slot(struct ctx *c, int n, void *hva)
-{
-	if (c->path->daxfd)
-		return slot_set(c->vm->fd, MEM_SLOT(n), KVM_MEM_GUEST_DAXFD,
-				MEM_GPA(n), SLOT_SIZE, hva, c->dax_fd,
-				slot_offset(n));
-
-	return slot_set(c->vm->fd, MEM_SLOT(n), KVM_MEM_GUEST_MEMFD, MEM_GPA(n),
-			SLOT_SIZE, hva, c->gmem[n], SLOT_OFFSET);
-}
-
-/* Guest memory from unit n of the device: 0, or -errno of the step that failed. */
-static int __mem_add(struct ctx *c, int n, void *hva)
-{
-	int r;
-
-	if (!c->path->daxfd) {
-		r = claim_unit(c, n);
-		if (r)
-			return r;
-	}
-
-	return __mem_slot(c, n, hva);
-}
-
-static void mem_map(struct ctx *c, int n)
-{
-	if (!sparsebit_is_set(c->vm->vpages_mapped, MEM_GPA(n) >> c->vm->page_shift))
-		virt_map(c->vm, MEM_GPA(n), MEM_GPA(n),
-			 SLOT_SIZE / c->vm->page_size);
-	if (c->path->vm_type)
-		vm_mem_set_private(c->vm, MEM_GPA(n), SLOT_SIZE);
-}
-
-static void mem_add(struct ctx *c, int n)
-{
-	TEST_ASSERT_OK(__mem_add(c, n, NULL));
-	mem_map(c, n);
-}
-
-static void mem_del(struct ctx *c, int n)
-{
-	TEST_ASSERT_OK(slot_delete(c->vm->fd, MEM_SLOT(n)));
-	if (!c->path->daxfd)
-		kvm_free_fd(c->gmem[n]);
-}
-
-static void unbind(void)
-{
-	TEST_ASSERT_OK(dax_dev_unbind(&dax, DAX_DRIVER_DEVICE));
-}
-
-static void rebind(void)
-{
-	TEST_ASSERT_OK(dax_dev_bind(&dax, DAX_DRIVER_DEVICE));
-}
-
-/* Nothing of this device is in use: it can be taken away, and given back. */
-static void assert_device_is_free(void)
-{
-	int vm_fd, fd, dax_fd;
-
-	TEST_ASSERT_EQ(dax_dev_claimed(&dax), 0);
-	unbind();
-	rebind();
-
-	dax_fd = dax_dev_open(&dax);
-	vm_fd = ioctl(open_kvm_dev_path_or_exit(), KVM_CREATE_VM, VM_TYPE_DEFAULT);
-	fd = gmem_create(vm_fd, CREATE_FLAGS, dax_fd, 0, unit_size);
-	TEST_ASSERT(fd >= 0, "Claiming failed: %d", fd);
-
-	kvm_close(fd);
-	kvm_close(vm_fd);
-	kvm_close(dax_fd);
-}
-
-static u64 now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return timespec_to_ns(ts) / 1000000;
-}
-
 /* For loops that end after a while, but run once at least. */
 static bool time_is_left(u64 *start)
 {
@@ -643,84 +85,6 @@ static bool time_is_left(u64 *start)
 	*start = now_ms();
 	return true;
 }
-
-/*
- * A VMM in a process of its own, whose guest writes to its memory until it is
- * killed
- */
-
-static void vmm_main(const struct ctx *parent, int ready_fd)
-{
-	struct ctx c = { .path = parent->path };
-	char ready = 1;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	c.vm = vm_create_for(c.path, 1, &c.vcpu);
-	ctx_init_fds(&c);
-	mem_add(&c, 0);
-	guest_write(c.vcpu, MEM_GPA(0), GUEST_DATA);
-	guest_write(c.vcpu, MEM_GPA(0) + SLOT_SIZE - page_size, GUEST_DATA);
-
-	TEST_ASSERT_EQ(write(ready_fd, &ready, 1), 1);
-	guest_do(c.vcpu, GUEST_SPIN, MEM_GPA(0) + page_size, 0, 8);
-
-	/* The memory is gone; keep the rest until the signal comes. */
-	for (;;)
-		pause();
-}
-
-static pid_t vmm_start(const struct ctx *c)
-{
-	int fds[2];
-	char ready;
-	pid_t pid;
-
-	TEST_ASSERT(!pipe(fds), "pipe() failed");
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() failed");
-	if (!pid) {
-		kvm_close(fds[0]);
-		vmm_main(c, fds[1]);
-	}
-
-	kvm_close(fds[1]);
-	TEST_ASSERT(read(fds[0], &ready, 1) == 1, "The VMM died");
-	kvm_close(fds[0]);
-	return pid;
-}
-
-static void vmm_kill(pid_t pid)
-{
-	int status;
-
-	kill(pid, SIGKILL);
-	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	TEST_ASSERT(WIFSIGNALED(status), "The VMM ended by itself: 0x%x", status);
-}
-
-/* In the parent: whatever the test did and however it ended, no claim is left. */
-static void check_after_test(void)
-{
-	dax_dev_restore(&dax);
-	TEST_ASSERT_EQ(dax_dev_claimed(&dax), 0);
-}
-
-#define DAXFD_FIXTURE(name)						\
-	FIXTURE(name) {							\
-		struct ctx c;						\
-	};								\
-									\
-	FIXTURE_VARIANT(name) {						\
-		struct path path;					\
-	};								\
-									\
-	FIXTURE_SETUP(name) {						\
-		ctx_setup(_metadata, &self->c, &variant->path);		\
-	}								\
-									\
-	FIXTURE_TEARDOWN_PARENT(name) {					\
-		check_after_test();					\
-	}
 
 /*
  * Capabilities, flags and fields
@@ -1167,6 +531,7 @@ TEST_F(claim, refusal_leaves_nothing)
 	TEST_ASSERT_ERR(claim(&self->c, 0, self->c.dax_fd, dax.size, unit_size),
 			EINVAL);
 	assert_device_is_free();
+	reopen(&self->c);
 	TEST_ASSERT_OK(claim_unit(&self->c, 0));
 	unclaim(&self->c, 0);
 }
@@ -1185,6 +550,35 @@ TEST_F(claim, device_not_bound)
 	unbind();
 	TEST_ASSERT_ERR(claim_unit(&self->c, 0), ENODEV);
 	rebind();
+}
+
+TEST_F(claim, device_bound_anew)
+{
+	unbind();
+	rebind();
+	TEST_ASSERT_ERR(claim_unit(&self->c, 0), ENODEV);
+	TEST_ASSERT_ERR(do_fallocate(self->c.dax_fd, FALLOC_FL_KEEP_SIZE, 0,
+				     page_size), ENODEV);
+
+	reopen(&self->c);
+	TEST_ASSERT_OK(claim_unit(&self->c, 0));
+	unclaim(&self->c, 0);
+}
+
+/* Another driver gets the device by way of unbind only. */
+TEST_F(claim, other_driver_wants_it)
+{
+	if (!dax_driver_exists(DAX_DRIVER_FSDEV))
+		SKIP(return, "There is no driver %s (CONFIG_DEV_DAX_FSDEV)",
+		     DAX_DRIVER_FSDEV);
+
+	TEST_ASSERT_OK(claim_unit(&self->c, 0));
+	TEST_ASSERT_OK(dax_dev_bind(&dax, DAX_DRIVER_FSDEV));
+	TEST_ASSERT(dax_dev_is_bound(&dax, DAX_DRIVER_DEVICE),
+		    "%s took %s away", DAX_DRIVER_FSDEV, dax.name);
+	TEST_ASSERT_EQ(dax_dev_claimed(&dax), unit_size);
+	dax_dev_unbind(&dax, DAX_DRIVER_FSDEV);
+	unclaim(&self->c, 0);
 }
 
 static void bind_fsdev(void)
@@ -1211,33 +605,26 @@ TEST_F(claim, bound_to_fsdev)
 	kvm_close(fd);
 	dax_dev_restore(&dax);
 
+	reopen(&self->c);
 	TEST_ASSERT_OK(claim_unit(&self->c, 0));
 	unclaim(&self->c, 0);
 }
 
-static bool claims_list_has(const char *kind)
+static bool has_debugfs(struct __test_metadata *_metadata)
 {
-	char line[512];
-	bool found = false;
-	FILE *f;
+	if (access("/sys/kernel/debug/dax", F_OK) &&
+	    mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL))
+		SKIP(return false, "debugfs cannot be mounted: %s", strerror(errno));
 
-	f = fopen("/sys/kernel/debug/dax/claims", "r");
-	TEST_ASSERT(f, "There is no /sys/kernel/debug/dax/claims");
-	while (fgets(line, sizeof(line), f)) {
-		if (strstr(line, dax.name) && strstr(line, kind))
-			found = true;
-	}
-	fclose(f);
-	return found;
+	return true;
 }
 
 TEST_F(claim, debugfs_lists_it)
 {
 	const char *kind = self->c.path->daxfd ? "shared" : "exclusive";
 
-	if (access("/sys/kernel/debug/dax", F_OK) &&
-	    mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL))
-		SKIP(return, "debugfs cannot be mounted: %s", strerror(errno));
+	if (!has_debugfs(_metadata))
+		return;
 
 	TEST_ASSERT(!claims_list_has(kind), "A claim before there is one");
 	TEST_ASSERT_OK(claim_unit(&self->c, 0));
@@ -1534,6 +921,299 @@ TEST_F(exclusive, guest_memfd_mapping_holds_it)
 }
 
 /*
+ * Exclusive claims against pins: references to pages that outlive the mapping
+ * through which they were taken
+ */
+
+DAXFD_FIXTURE(pins)
+FIXTURE_VARIANT_ADD(pins, create) { .path = PATH_create };
+FIXTURE_VARIANT_ADD(pins, create_keep) { .path = PATH_create_keep };
+
+/* A pipe that has the page, as a file descriptor; -errno if it cannot. */
+static int __pin(void *mem)
+{
+	struct iovec iov = { .iov_base = mem, .iov_len = page_size };
+	int fds[2], r;
+
+	TEST_ASSERT(!pipe2(fds, O_CLOEXEC), "pipe2() failed");
+	r = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
+	r = r < 0 ? -errno : 0;
+	kvm_close(fds[1]);
+	if (!r)
+		return fds[0];
+
+	kvm_close(fds[0]);
+	return r;
+}
+
+static int pin(void *mem)
+{
+	int fd = __pin(mem);
+
+	TEST_ASSERT(fd >= 0, "vmsplice() failed: %d", fd);
+	return fd;
+}
+
+/* A page of the device, pinned and not mapped. */
+static int pin_dax(u64 offset)
+{
+	u64 *mem = dax_dev_mmap(&dax, offset, page_size);
+	int fd = pin(mem);
+
+	dax_dev_munmap(&dax, mem, offset, page_size);
+	return fd;
+}
+
+static void claim_must_fail(struct ctx *c, u64 offset, u64 size)
+{
+	TEST_ASSERT_ERR(claim(c, 0, c->dax_fd, offset, size), EBUSY);
+	TEST_ASSERT_EQ(dax_dev_claimed(&dax), 0);
+}
+
+static void claim_must_work(struct ctx *c, u64 offset, u64 size)
+{
+	TEST_ASSERT_OK(claim(c, 0, c->dax_fd, offset, size));
+	unclaim(c, 0);
+}
+
+TEST_F(pins, first_page)
+{
+	int fd = pin_dax(unit_offset(0));
+
+	claim_must_fail(&self->c, unit_offset(0), unit_size);
+	kvm_close(fd);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+TEST_F(pins, last_page)
+{
+	int fd = pin_dax(unit_offset(0) + unit_size - page_size);
+
+	claim_must_fail(&self->c, unit_offset(0), unit_size);
+	kvm_close(fd);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+/* A pin has no owner: who has it can pass it on. */
+TEST_F(pins, passed_on)
+{
+	int fd = pin_dax(unit_offset(0)), fds[2];
+
+	TEST_ASSERT(!pipe2(fds, O_CLOEXEC), "pipe2() failed");
+	TEST_ASSERT_EQ(tee(fd, fds[1], page_size, 0), page_size);
+	kvm_close(fd);
+	claim_must_fail(&self->c, unit_offset(0), unit_size);
+	kvm_close(fds[1]);
+	kvm_close(fds[0]);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+/* The unit of pins is the unit of claims, the alignment. */
+TEST_F(pins, only_pinned_part)
+{
+	u64 offset = 2 * unit_size - dax.align;
+	int fd;
+
+	if (!has_units(_metadata, 2))
+		return;
+
+	dax_dev_fill(&dax, offset - dax.align, 2 * dax.align, OLD_DATA);
+	fd = pin_dax(offset);
+	claim_must_fail(&self->c, offset, dax.align);
+	claim_must_work(&self->c, 0, offset);
+	kvm_close(fd);
+	claim_must_work(&self->c, offset, dax.align);
+}
+
+TEST_F(pins, elsewhere)
+{
+	int fd;
+
+	if (!has_units(_metadata, 2))
+		return;
+
+	fd = pin_dax(unit_offset(1));
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+	kvm_close(fd);
+}
+
+/* Shared claims do not mind. */
+TEST_F(pins, shared_claim)
+{
+	int fd = pin_dax(unit_offset(0));
+
+	TEST_ASSERT_OK(claim_shared(&self->c, unit_offset(0), unit_size));
+	kvm_close(fd);
+}
+
+/* Pages that were mapped and are not any more are as good as any. */
+TEST_F(pins, not_pinned)
+{
+	dax_dev_fill(&dax, unit_offset(0), unit_size, OLD_DATA);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+/* Not for direct I/O that is over in a moment, but for long. */
+TEST_F(pins, registered_buffer)
+{
+	struct io_uring_params params = {};
+	struct iovec iov = { .iov_len = dax.align };
+	u64 offset = unit_offset(0);
+	int fd, i;
+
+	fd = syscall(__NR_io_uring_setup, 1, &params);
+	if (fd < 0)
+		SKIP(return, "io_uring_setup() failed: %s", strerror(errno));
+
+	iov.iov_base = dax_dev_mmap(&dax, offset, dax.align);
+	TEST_ASSERT(!syscall(__NR_io_uring_register, fd, IORING_REGISTER_BUFFERS,
+			     &iov, 1), "Registering the buffer failed: %d", errno);
+	dax_dev_munmap(&dax, iov.iov_base, offset, dax.align);
+	claim_must_fail(&self->c, offset, unit_size);
+
+	TEST_ASSERT(!syscall(__NR_io_uring_register, fd,
+			     IORING_UNREGISTER_BUFFERS, NULL, 0),
+		    "Unregistering the buffer failed: %d", errno);
+	/* The pages may be released a little later. */
+	for (i = 0; i < 100; i++) {
+		if (!claim(&self->c, 0, self->c.dax_fd, offset, unit_size))
+			break;
+		usleep(20000);
+	}
+	TEST_ASSERT(i < 100, "The range stays pinned");
+	unclaim(&self->c, 0);
+	kvm_close(fd);
+}
+
+/* What mremap() adds to a mapping was never asked for in mmap(). */
+TEST_F(pins, grown_mapping)
+{
+	u8 *mem, *grown;
+	int fd;
+
+	if (!has_units(_metadata, 2))
+		return;
+
+	mem = dax_dev_mmap(&dax, 0, unit_size);
+	grown = mremap(mem, unit_size, 2 * unit_size, MREMAP_MAYMOVE);
+	TEST_ASSERT(grown != MAP_FAILED, "mremap() failed: %d", errno);
+	fd = pin(grown + unit_size);
+	kvm_munmap(grown, 2 * unit_size);
+
+	claim_must_fail(&self->c, unit_size, unit_size);
+	claim_must_work(&self->c, 0, unit_size);
+	kvm_close(fd);
+	claim_must_work(&self->c, unit_size, unit_size);
+}
+
+/* The mapping of a guest_memfd can be pinned like any; the pin may outlive it. */
+TEST_F(pins, outlives_guest_memfd)
+{
+	u64 *mem;
+	int fd;
+
+	TEST_ASSERT_OK(claim_unit(&self->c, 0));
+	mem = kvm_mmap(unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+		       self->c.gmem[0]);
+	fd = pin((u8 *)mem + unit_size - page_size);
+	kvm_munmap(mem, unit_size);
+	unclaim(&self->c, 0);
+
+	claim_must_fail(&self->c, unit_offset(0), unit_size);
+	kvm_close(fd);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+/* Nobody can take pins back: unbind leaves the memory, and lets nobody have it. */
+static void unbind_with_pin(int fd)
+{
+	int r, i;
+
+	unbind();
+	TEST_ASSERT_ERR(dax_dev_bind(&dax, DAX_DRIVER_DEVICE), EBUSY);
+	TEST_ASSERT_ERR(dax_dev_bind(&dax, DAX_DRIVER_DEVICE), EBUSY);
+	kvm_close(fd);
+
+	for (i = 0; i < 100; i++) {
+		r = dax_dev_bind(&dax, DAX_DRIVER_DEVICE);
+		if (r != -EBUSY)
+			break;
+		usleep(100000);
+	}
+	TEST_ASSERT_OK(r);
+}
+
+TEST_F(pins, unbind)
+{
+	unbind_with_pin(pin_dax(unit_offset(0) + unit_size - page_size));
+
+	/* The next binding knows of no pin. */
+	reopen(&self->c);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+TEST_F(pins, unbind_under_guest_memfd)
+{
+	u64 *mem;
+
+	TEST_ASSERT_OK(claim_unit(&self->c, 0));
+	mem = kvm_mmap(unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+		       self->c.gmem[0]);
+	unbind_with_pin(pin(mem));
+	TEST_ASSERT(!host_can_read(mem), "A read after unbind");
+	kvm_munmap(mem, unit_size);
+}
+
+/* What another process cannot read either, in whatever mapping there is. */
+static void assert_no_remote_read(void *mem)
+{
+	u64 val = 0;
+	struct iovec local = { .iov_base = &val, .iov_len = sizeof(val) };
+	struct iovec remote = { .iov_base = mem, .iov_len = sizeof(val) };
+	int status, fd;
+	pid_t pid;
+
+	TEST_ASSERT_EQ(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), -1);
+
+	fd = open("/proc/self/mem", O_RDWR);
+	TEST_ASSERT(fd >= 0, "Opening /proc/self/mem failed: %d", errno);
+	TEST_ASSERT_EQ(pread(fd, &val, sizeof(val), (uintptr_t)mem), -1);
+	TEST_ASSERT_EQ(pwrite(fd, &val, sizeof(val), (uintptr_t)mem), -1);
+	kvm_close(fd);
+
+	pid = fork();
+	if (!pid) {
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	errno = 0;
+	ptrace(PTRACE_PEEKDATA, pid, mem, NULL);
+	TEST_ASSERT_EQ(errno, EIO);
+	kill(pid, SIGKILL);
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT_ERR(__pin(mem), EFAULT);
+}
+
+/* A mapping that was made beside the range and has grown into it. */
+TEST_F(pins, stray_mapping)
+{
+	u8 *mem, *grown;
+
+	if (!has_units(_metadata, 2))
+		return;
+
+	dax_dev_fill(&dax, unit_size, page_size, OLD_DATA);
+	mem = dax_dev_mmap(&dax, 0, unit_size);
+	TEST_ASSERT_OK(claim(&self->c, 0, self->c.dax_fd, unit_size, unit_size));
+	grown = mremap(mem, unit_size, 2 * unit_size, MREMAP_MAYMOVE);
+	TEST_ASSERT(grown != MAP_FAILED, "mremap() failed: %d", errno);
+	assert_no_remote_read(grown + unit_size);
+	unclaim(&self->c, 0);
+}
+
+/*
  * Host and guest see the same memory, and it is the device's
  */
 
@@ -1541,24 +1221,6 @@ DAXFD_FIXTURE(data)
 FIXTURE_VARIANT_ADD(data, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(data, create_keep) { .path = PATH_create_keep };
 FIXTURE_VARIANT_ADD(data, short) { .path = PATH_short };
-
-/* A host mapping of slot n: of the guest_memfd, or of the device. */
-static void *host_map(struct ctx *c, int n)
-{
-	if (c->path->daxfd)
-		return dax_dev_mmap(&dax, slot_offset(n), SLOT_SIZE);
-
-	return __kvm_mmap(SLOT_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			  c->gmem[n], SLOT_OFFSET);
-}
-
-static void host_unmap(struct ctx *c, int n, void *mem)
-{
-	if (c->path->daxfd)
-		dax_dev_munmap(&dax, mem, slot_offset(n), SLOT_SIZE);
-	else
-		kvm_munmap(mem, SLOT_SIZE);
-}
 
 /* Offsets of a slot at which things could go wrong. */
 static const u64 probes[] = {
@@ -1741,22 +1403,22 @@ TEST_F(data, two_vms)
 
 TEST_F(data, two_vcpus)
 {
-	struct kvm_vcpu *vcpus[MAX_VCPUS];
-	struct runner runners[MAX_VCPUS];
+	struct kvm_vcpu *vcpus[2];
+	struct runner runners[ARRAY_SIZE(vcpus)];
 	struct ctx *c = &self->c;
 	u64 *mem;
 	int i;
 
 	kvm_vm_free(c->vm);
-	c->vm = vm_create_for(c->path, MAX_VCPUS, vcpus);
+	c->vm = vm_create_for(c->path, ARRAY_SIZE(vcpus), vcpus);
 	mem_add(c, 0);
-	for (i = 0; i < MAX_VCPUS; i++)
+	for (i = 0; i < ARRAY_SIZE(vcpus); i++)
 		runner_start(&runners[i], vcpus[i], MEM_GPA(0) + i * ZERO_SIZE, 16);
-	for (i = 0; i < MAX_VCPUS; i++)
+	for (i = 0; i < ARRAY_SIZE(vcpus); i++)
 		runner_stop(&runners[i]);
 
 	mem = host_map(c, 0);
-	for (i = 0; i < MAX_VCPUS; i++)
+	for (i = 0; i < ARRAY_SIZE(vcpus); i++)
 		TEST_ASSERT_EQ(READ_ONCE(mem[i * ZERO_SIZE / 8]),
 			       guest_cmd(vcpus[i])->rounds - 1);
 	host_unmap(c, 0, mem);
@@ -2101,8 +1763,7 @@ TEST_F(life, slot_replaced_after_rebind)
 	rebind();
 	mem_del(&self->c, 0);
 
-	kvm_free_fd(self->c.dax_fd);
-	self->c.dax_fd = dax_dev_open(&dax);
+	reopen(&self->c);
 	mem_add(&self->c, 0);
 	TEST_ASSERT_OK(guest_run(self->c.vcpu));
 	guest_write(self->c.vcpu, MEM_GPA(0), ~GUEST_DATA);
@@ -2170,24 +1831,11 @@ TEST_F(life, vm_survives_unbind)
 				    MEM_SLOT(3), 1, 0);
 	virt_map(self->c.vm, MEM_GPA(3), MEM_GPA(3), 1);
 	rebind();
+	reopen(&self->c);
 	mem_add(&self->c, 0);
 	TEST_ASSERT_OK(guest_run(self->c.vcpu));
 	guest_write(self->c.vcpu, MEM_GPA(3), GUEST_DATA);
 	TEST_ASSERT_EQ(guest_read(self->c.vcpu, MEM_GPA(3)), GUEST_DATA);
-}
-
-static int pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 size, u64 *left)
-{
-	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = size };
-	int r;
-
-	do {
-		r = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
-		r = r ? -errno : 0;
-	} while ((!r && range.size) || r == -EAGAIN || r == -EINTR);
-
-	*left = range.size;
-	return r;
 }
 
 TEST_F(life, pre_fault)
@@ -2538,11 +2186,6 @@ FIXTURE_VARIANT_ADD(gmem, create_keep) { .path = PATH_create_keep };
 static u64 *gmem_mmap(struct ctx *c, int n)
 {
 	return kvm_mmap(unit_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->gmem[n]);
-}
-
-static int punch(struct ctx *c, u64 offset, u64 len)
-{
-	return do_fallocate(c->gmem[0], FALLOC_PUNCH, offset, len);
 }
 
 TEST_F(gmem, stat)
@@ -2959,32 +2602,6 @@ TEST_F(gmem, dead_new_slot)
 	unclaim(&self->c, 0);
 }
 
-/*
- * Returns the line's value, without the tab.  The VFS has keys of its own, all
- * of them above the file's.
- */
-static bool fdinfo_get(int fd, const char *key, char *val, size_t size)
-{
-	char path[64], line[256];
-	bool found = false;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "There is no %s", path);
-	while (fgets(line, sizeof(line), f)) {
-		size_t len = strlen(key);
-
-		if (strncmp(line, key, len) || strncmp(line + len, ":\t", 2))
-			continue;
-		snprintf(val, size, "%s", line + len + 2);
-		val[strcspn(val, "\n")] = '\0';
-		found = true;
-	}
-	fclose(f);
-	return found;
-}
-
 static void assert_fdinfo(int fd, const char *key, const char *expected)
 {
 	char val[128];
@@ -2992,14 +2609,6 @@ static void assert_fdinfo(int fd, const char *key, const char *expected)
 	TEST_ASSERT(fdinfo_get(fd, key, val, sizeof(val)), "fdinfo has no '%s'", key);
 	TEST_ASSERT(!strcmp(val, expected), "%s: expected '%s', got '%s'", key,
 		    expected, val);
-}
-
-static u64 fdinfo_number(int fd, const char *key)
-{
-	char val[128];
-
-	TEST_ASSERT(fdinfo_get(fd, key, val, sizeof(val)), "fdinfo has no '%s'", key);
-	return strtoull(val, NULL, 0);
 }
 
 TEST_F(gmem, fdinfo)
@@ -3534,38 +3143,6 @@ FIXTURE_VARIANT_ADD(race, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(race, create_keep) { .path = PATH_create_keep };
 FIXTURE_VARIANT_ADD(race, short) { .path = PATH_short };
 
-struct loop {
-	struct ctx *c;
-	pthread_t thread;
-	atomic_int *holders;
-	bool stop;
-	u64 rounds;
-};
-
-static void loop_start(struct loop *loop, struct ctx *c, void *(*fn)(void *))
-{
-	loop->c = c;
-	loop->stop = false;
-	loop->rounds = 0;
-	kvm_pthread_create(&loop->thread, NULL, fn, loop);
-}
-
-static void loop_stop(struct loop *loop)
-{
-	WRITE_ONCE(loop->stop, true);
-	kvm_pthread_join(loop->thread, NULL);
-	TEST_ASSERT(loop->rounds, "The other thread did not get to anything");
-}
-
-/* Until the other thread has got somewhere, however slow the machine is. */
-static void loop_wait(struct loop *loop)
-{
-	u64 rounds = READ_ONCE(loop->rounds);
-
-	while (READ_ONCE(loop->rounds) == rounds)
-		usleep(100);
-}
-
 static void *loop_claim(void *arg)
 {
 	struct loop *loop = arg;
@@ -3899,6 +3476,98 @@ TEST_F_TIMEOUT(gmem_race, claim_against_mmap, LOOP_TIMEOUT)
 	loop_stop(&map);
 }
 
+static void *loop_map(void *arg)
+{
+	struct loop *loop = arg;
+	void *mem;
+
+	while (!READ_ONCE(loop->stop)) {
+		mem = mmap(NULL, unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			   loop->c->dax_fd, unit_offset(0));
+		if (mem == MAP_FAILED) {
+			TEST_ASSERT_EQ(errno, EBUSY);
+			continue;
+		}
+		TEST_ASSERT(host_can_write(mem), "SIGBUS for a refused claim");
+		kvm_munmap(mem, unit_size);
+		WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	}
+	return NULL;
+}
+
+/* A claim that is refused does nothing to whoever is the reason, or is not. */
+TEST_F_TIMEOUT(gmem_race, refused_claim_against_mmap, LOOP_TIMEOUT)
+{
+	struct loop map = {};
+	u64 start = 0;
+	int fd;
+
+	dax_dev_fill(&dax, unit_offset(0), unit_size, OLD_DATA);
+	fd = pin_dax(unit_offset(0) + unit_size - page_size);
+	loop_start(&map, &self->c, loop_map);
+	loop_wait(&map);
+	while (time_is_left(&start))
+		claim_must_fail(&self->c, unit_offset(0), unit_size);
+	loop_wait(&map);
+	loop_stop(&map);
+	kvm_close(fd);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
+}
+
+static void *loop_pin(void *arg)
+{
+	struct loop *loop = arg;
+	void *mem;
+	int fd;
+
+	while (!READ_ONCE(loop->stop)) {
+		mem = mmap(NULL, unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			   loop->c->dax_fd, unit_offset(0));
+		if (mem == MAP_FAILED) {
+			TEST_ASSERT_EQ(errno, EBUSY);
+			continue;
+		}
+		fd = __pin(mem);
+		kvm_munmap(mem, unit_size);
+		if (fd < 0) {
+			TEST_ASSERT_EQ(fd, -EFAULT);
+			continue;
+		}
+		atomic_fetch_add(loop->holders, 1);
+		usleep(100);
+		atomic_fetch_sub(loop->holders, 1);
+		kvm_close(fd);
+		WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	}
+	return NULL;
+}
+
+/* As above, with nothing mapped most of the time. */
+TEST_F_TIMEOUT(gmem_race, claim_against_pin, LOOP_TIMEOUT)
+{
+	u64 start = 0, nr_claims = 0;
+	atomic_int holders = 0;
+	struct loop pins = {};
+
+	pins.holders = &holders;
+	loop_start(&pins, &self->c, loop_pin);
+	loop_wait(&pins);
+	while (time_is_left(&start) || !nr_claims) {
+		int fd = gmem_create(self->c.vm->fd, self->c.path->flags,
+				     self->c.dax_fd, unit_offset(0), unit_size);
+
+		if (fd == -EBUSY)
+			continue;
+		TEST_ASSERT(fd >= 0, "Unexpected error %d", fd);
+		TEST_ASSERT_EQ(atomic_load(&holders), 0);
+		usleep(200);
+		TEST_ASSERT_EQ(atomic_load(&holders), 0);
+		kvm_close(fd);
+		nr_claims++;
+	}
+	loop_stop(&pins);
+}
+
 static void *loop_punch(void *arg)
 {
 	struct loop *loop = arg;
@@ -4000,49 +3669,6 @@ TEST_F_TIMEOUT(gmem_race, touch_against_unbind, LOOP_TIMEOUT)
 #define HOW_TO_MAKE_A_DEVICE						\
 	"make one with 'ndctl create-namespace -m devdax -e NAMESPACE -f -a 2M'"
 
-/* The harness has a -d of its own: ours and its argument are taken out. */
-static const char *device_from_args(int *argc, char **argv)
-{
-	const char *path = getenv("GUEST_DAXFD_DEV");
-	int i, left = 0;
-
-	for (i = 0; i < *argc; i++) {
-		if (!strcmp(argv[i], "-d") && i + 1 < *argc &&
-		    !strncmp(argv[i + 1], "/dev/", 5))
-			path = argv[++i];
-		else
-			argv[left++] = argv[i];
-	}
-	argv[left] = NULL;
-	*argc = left;
-	return path;
-}
-
-/* All of the test is skipped, or none of it. */
-static void require(bool cond, const char *reason)
-{
-	if (cond)
-		return;
-
-	ksft_print_header();
-	ksft_exit_skip("%s\n", reason);
-}
-
-static void use_device(const char *path)
-{
-	int r = dax_dev_init(&dax, path);
-
-	if (r)
-		ksft_exit_fail_msg("%s is not a device-DAX instance: %s\n", path,
-				   strerror(-r));
-
-	dax_dev_restore(&dax);
-	page_size = getpagesize();
-	unit_size = max_t(u64, dax.align, MIN_UNIT);
-	nr_units = dax.size / unit_size;
-	require(nr_units, "The device is smaller than one range of it that is tested");
-}
-
 /*
  * Windows that CONFIG_KVM_GUEST_DAXFD_DELAY keeps open
  */
@@ -4052,21 +3678,6 @@ static void use_device(const char *path)
 DAXFD_FIXTURE(delay)
 FIXTURE_VARIANT_ADD(delay, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(delay, short) { .path = PATH_short };
-
-static bool delay_set(const char *window, unsigned int ms)
-{
-	char path[128];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/sys/module/kvm/parameters/gmem_delay_%s",
-		 window);
-	f = fopen(path, "w");
-	if (!f)
-		return false;
-	fprintf(f, "%u\n", ms);
-	TEST_ASSERT(!fclose(f), "Writing %s failed", path);
-	return true;
-}
 
 static bool delay_start(struct __test_metadata *_metadata, const char *window)
 {
@@ -4130,6 +3741,51 @@ TEST_F(delay, guest_runs_while_revoked)
 	assert_device_is_free();
 }
 
+/* What the list of claims says of a range that a device that dies has to wipe. */
+static u64 claims_list_unwiped(void)
+{
+	char line[512], *field;
+	u64 unwiped = -1ul;
+	FILE *f;
+
+	f = fopen("/sys/kernel/debug/dax/claims", "r");
+	TEST_ASSERT(f, "There is no /sys/kernel/debug/dax/claims");
+	while (fgets(line, sizeof(line), f)) {
+		field = strstr(line, " dead unwiped ");
+		if (strstr(line, dax.name) && field)
+			unwiped = strtoull(field + strlen(" dead unwiped "), NULL, 0);
+	}
+	fclose(f);
+	return unwiped;
+}
+
+/* Memory that was taken away, and is not wiped yet, stays claimed and says so. */
+TEST_F(delay, claimed_until_wiped)
+{
+	pthread_t thread;
+	u64 touched;
+
+	if (!has_debugfs(_metadata))
+		return;
+
+	mem_add(&self->c, 0);
+	guest_write(self->c.vcpu, MEM_GPA(0), GUEST_DATA);
+	touched = self->c.path->daxfd ? 0 :
+		  fdinfo_number(self->c.gmem[0], "initialised");
+
+	if (!delay_start(_metadata, "zap"))
+		return;
+
+	TEST_ASSERT(!pthread_create(&thread, NULL, unbind_thread, NULL),
+		    "pthread_create() failed");
+	usleep(DELAY_MS * 1000 / 2);
+	TEST_ASSERT_EQ(claims_list_unwiped(), touched);
+	TEST_ASSERT(!pthread_join(thread, NULL), "pthread_join() failed");
+	delay_set("zap", 0);
+	TEST_ASSERT_EQ(claims_list_unwiped(), -1ul);
+	rebind();
+}
+
 /* Free unit n of the device while unbind is busy with a claim, then rebind. */
 static void free_while_revoked(struct ctx *c, int n)
 {
@@ -4164,6 +3820,51 @@ TEST_F(delay, freed_while_other_is_revoked)
 	if (!self->c.path->daxfd)
 		dax_dev_check(&dax, slot_offset(0), SLOT_SIZE, 0);
 	mem_del(&self->c, 1);
+	assert_device_is_free();
+}
+
+/* Whether KVM still knows a VM of this process. */
+static bool vm_exists(pid_t pid)
+{
+	char prefix[16];
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(prefix, sizeof(prefix), "%d-", pid);
+	dir = opendir("/sys/kernel/debug/kvm");
+	TEST_ASSERT(dir, "There is no /sys/kernel/debug/kvm");
+	while (!found && (entry = readdir(dir)))
+		found = !strncmp(entry->d_name, prefix, strlen(prefix));
+	closedir(dir);
+	return found;
+}
+
+/* Revoke finds the VM alive, and has the last reference to it in the end. */
+TEST_F(delay, vm_dies_while_revoked)
+{
+	pthread_t thread;
+	pid_t pid;
+
+	if (!has_debugfs(_metadata))
+		return;
+
+	pid = vmm_start(&self->c);
+	if (!delay_start(_metadata, "zap"))
+		return vmm_kill(pid);
+
+	TEST_ASSERT(vm_exists(pid), "KVM's debugfs does not list VMs");
+	TEST_ASSERT(!pthread_create(&thread, NULL, unbind_thread, NULL),
+		    "pthread_create() failed");
+	usleep(DELAY_MS * 1000 / 2);
+	vmm_kill(pid);
+	TEST_ASSERT(!pthread_join(thread, NULL), "pthread_join() failed");
+	delay_set("zap", 0);
+
+	for (int i = 0; i < 100 && vm_exists(pid); i++)
+		usleep(100000);
+	TEST_ASSERT(!vm_exists(pid), "The VM outlives its process");
+	rebind();
 	assert_device_is_free();
 }
 

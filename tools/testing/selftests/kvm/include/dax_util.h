@@ -12,6 +12,7 @@
 
 #define DAX_DRIVER_DEVICE	"device_dax"
 #define DAX_DRIVER_FSDEV	"fsdev_dax"
+#define DAX_DRIVER_KMEM		"kmem"
 
 struct dax_dev {
 	char path[PATH_MAX];	/* of the character device */
@@ -29,6 +30,7 @@ bool dax_driver_exists(const char *driver);
 bool dax_dev_is_bound(struct dax_dev *dev, const char *driver);
 int dax_dev_unbind(struct dax_dev *dev, const char *driver);
 int dax_dev_bind(struct dax_dev *dev, const char *driver);
+void dax_dev_set_state(struct dax_dev *dev, const char *state);
 void dax_dev_restore(struct dax_dev *dev);
 
 void *dax_dev_mmap(struct dax_dev *dev, u64 offset, u64 len);
@@ -37,5 +39,8 @@ u64 dax_dev_read(struct dax_dev *dev, u64 offset);
 void dax_dev_write(struct dax_dev *dev, u64 offset, u64 val);
 void dax_dev_fill(struct dax_dev *dev, u64 offset, u64 len, u64 val);
 void dax_dev_check(struct dax_dev *dev, u64 offset, u64 len, u64 val);
+
+bool fdinfo_get(int fd, const char *key, char *val, size_t size);
+u64 fdinfo_number(int fd, const char *key);
 
 #endif /* SELFTEST_KVM_DAX_UTIL_H */

@@ -154,6 +154,22 @@ int dax_dev_bind(struct dax_dev *dev, const char *driver)
 	return driver_write(driver, "bind", dev->name);
 }
 
+/* While it is bound to DAX_DRIVER_KMEM: what the memory is used for. */
+void dax_dev_set_state(struct dax_dev *dev, const char *state)
+{
+	char path[PATH_MAX], buf[64];
+	int r;
+
+	snprintf(path, sizeof(path), SYSFS_DAX "/devices/%s/state", dev->name);
+	r = read_line(path, buf, sizeof(buf));
+	TEST_ASSERT(!r, "Reading %s failed: %d", path, r);
+	if (!strcmp(buf, state))
+		return;
+
+	r = write_line(path, state);
+	TEST_ASSERT(!r, "Writing %s to %s failed: %d", state, path, r);
+}
+
 /* Undo whatever a failed test left behind. */
 void dax_dev_restore(struct dax_dev *dev)
 {
@@ -164,6 +180,10 @@ void dax_dev_restore(struct dax_dev *dev)
 
 	if (dax_dev_is_bound(dev, DAX_DRIVER_FSDEV))
 		dax_dev_unbind(dev, DAX_DRIVER_FSDEV);
+	if (dax_dev_is_bound(dev, DAX_DRIVER_KMEM)) {
+		dax_dev_set_state(dev, "unplugged");
+		dax_dev_unbind(dev, DAX_DRIVER_KMEM);
+	}
 
 	r = dax_dev_bind(dev, DAX_DRIVER_DEVICE);
 	TEST_ASSERT(!r, "Binding %s to %s failed: %d", dev->name,
@@ -237,4 +257,38 @@ void dax_dev_check(struct dax_dev *dev, u64 offset, u64 len, u64 val)
 			    offset + i * sizeof(*mem), val, mem[i]);
 
 	dax_dev_munmap(dev, mem, offset, len);
+}
+
+/*
+ * Returns the line's value, without the tab.  The VFS has keys of its own, all
+ * of them above the file's.
+ */
+bool fdinfo_get(int fd, const char *key, char *val, size_t size)
+{
+	char path[64], line[256];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	TEST_ASSERT(f, "There is no %s", path);
+	while (fgets(line, sizeof(line), f)) {
+		size_t len = strlen(key);
+
+		if (strncmp(line, key, len) || strncmp(line + len, ":\t", 2))
+			continue;
+		snprintf(val, size, "%s", line + len + 2);
+		val[strcspn(val, "\n")] = '\0';
+		found = true;
+	}
+	fclose(f);
+	return found;
+}
+
+u64 fdinfo_number(int fd, const char *key)
+{
+	char val[128];
+
+	TEST_ASSERT(fdinfo_get(fd, key, val, sizeof(val)), "fdinfo has no '%s'", key);
+	return strtoull(val, NULL, 0);
 }
