@@ -144,15 +144,32 @@ own_job() {	# WHERE VARIABLE
 		[ "$where" != "$1" ] || echo "./run $kind ${prog##*/} $limit ./${prog##*/} $args"
 	done < <(table own-tests)
 }
-part_own() {
-	local a
-	for a in ${ALIGNS:-4K 2M 1G}; do
-		own_job nvdimm "DAX_$a" |
-			boot "own-$a" -k "${KERNELS}debug" -m 4 -t 1800 -d "$a" -o "$BUILD/out/$SELFTESTS/t"
-	done
-	# Shadow paging: KVM walks and maps what the guest's page tables say.
+# Two test hosts at a time: one keeps little more than one CPU busy. The results
+# come in order, when all are there.
+bg_files=()
+bg() {	# COMMAND...
+	local file=$BUILD/part.$$.${#bg_files[@]}
+	while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n || :; done
+	bg_files+=("$file")
+	"$@" > "$file" &
+}
+bg_wait() {
+	wait
+	cat "${bg_files[@]}"
+	rm "${bg_files[@]}"
+	bg_files=()
+}
+
+own_nvdimm() {	# ALIGNMENT
+	own_job nvdimm "DAX_$1" |
+		boot "own-$1" -k "${KERNELS}debug" -m 4 -t 1800 -d "$1" -o "$BUILD/out/$SELFTESTS/t"
+}
+# Shadow paging: KVM walks and maps what the guest's page tables say.
+own_npt0() {
 	own_job npt0 DAX_2M |
 		boot own-npt0 -k "${KERNELS}debug" -m 4 -t 900 -d 2M -x "kvm_amd.npt=0 kvm_intel.ept=0" -o "$BUILD/out/$SELFTESTS/t"
+}
+own_soft() {
 	{
 		own_job soft DAX_SOFT
 		cat <<-'JOB'
@@ -162,6 +179,13 @@ part_own() {
 		done
 		JOB
 	} | boot own-soft -k "${KERNELS}debug" -m 6 -t 900 -x "kunit.enable=1 kunit.autorun=1" -s 2G -o "$BUILD/out/$SELFTESTS/t"
+}
+part_own() {
+	local a
+	for a in ${ALIGNS:-4K 2M 1G}; do bg own_nvdimm "$a"; done
+	bg own_npt0
+	bg own_soft
+	bg_wait
 }
 
 # Races, over and over, for MINUTES in all, and with one of the kernel's reports
