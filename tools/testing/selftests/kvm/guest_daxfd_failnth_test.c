@@ -349,6 +349,7 @@ static void works_unbind(struct ctx *c)
 	TEST_ASSERT_EQ(dax_dev_claimed(&dax), 0);
 	guest_must_fault(c->vcpu, MEM_GPA(0));
 	rebind();
+	reopen(c);
 	guest_must_fault(c->vcpu, MEM_GPA(0));
 	if (!c->path->daxfd && !(c->path->flags & GUEST_MEMFD_FLAG_KEEP_DATA))
 		dax_dev_check(&dax, slot_offset(0), ZERO_SIZE, 0);

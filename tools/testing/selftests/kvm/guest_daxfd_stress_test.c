@@ -239,6 +239,7 @@ TEST_F_TIMEOUT(race, fault_against_unbind, STRESS_TIMEOUT)
 	int i;
 
 	while (another_round(&s)) {
+		reopen(c);
 		mem_add(c, 0);
 		for (i = 0; i < ARRAY_SIZE(hammers) && !s.rounds; i++)
 			hammer_start(&hammers[i], c, i, 0);
@@ -318,11 +319,11 @@ static void *claimer_thread(void *arg)
 	struct ctx *c = cl->loop.c;
 
 	while (!READ_ONCE(cl->loop.stop)) {
-		bool reopen = cl->loop.rounds % 2;
+		bool anew = cl->loop.rounds % 2;
 		u64 seq = unbound_read();
 		int fd, r;
 
-		fd = reopen ? __dax_dev_open(&dax, O_RDWR) : c->dax_fd;
+		fd = anew ? __dax_dev_open(&dax, O_RDWR) : c->dax_fd;
 		r = fd < 0 ? fd : claim(c, cl->n, fd, unit_offset(0), unit_size);
 		TEST_ASSERT(!r || r == -EBUSY || r == -ENODEV || r == -ENXIO ||
 			    r == -EINTR, "Unexpected error %d", r);
@@ -334,7 +335,7 @@ static void *claimer_thread(void *arg)
 		} else {
 			cl->refused++;
 		}
-		if (reopen && fd >= 0)
+		if (anew && fd >= 0)
 			kvm_close(fd);
 		WRITE_ONCE(cl->loop.rounds, cl->loop.rounds + 1);
 	}
@@ -430,6 +431,7 @@ TEST_F_TIMEOUT(race, close_against_unbind, STRESS_TIMEOUT)
 	mem_map(c, 0);
 	hammer_start(&hammer, c, 0, 0);
 	while (another_round(&s)) {
+		reopen(c);
 		mem_add(c, 0);
 		hammer_wait_pass(&hammer);
 		close_round(c, close_mem_thread);
@@ -502,19 +504,31 @@ __DAXFD_FIXTURE(churn, 2)
 FIXTURE_VARIANT_ADD(churn, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(churn, create_keep) { .path = PATH_create_keep };
 
+/* A file is good for one binding, so each try has its own. */
+static int churn_open(void)
+{
+	int fd = __dax_dev_open(&dax, O_RDWR);
+
+	TEST_ASSERT(fd >= 0 || fd == -ENXIO, "Unexpected error %d", fd);
+	return fd;
+}
+
 static void *churn_short_thread(void *arg)
 {
 	struct loop *loop = arg;
 	struct ctx *c = loop->c;
-	int r;
+	int fd, r;
 
 	while (!READ_ONCE(loop->stop)) {
+		fd = churn_open();
+		if (fd < 0)
+			continue;
 		r = slot_set(c->vm->fd, MEM_SLOT(0), KVM_MEM_GUEST_DAXFD,
-			     MEM_GPA(0), SLOT_SIZE, NULL, c->dax_fd,
-			     slot_offset(0));
+			     MEM_GPA(0), SLOT_SIZE, NULL, fd, slot_offset(0));
 		TEST_ASSERT(!r || r == -ENODEV, "Unexpected error %d", r);
 		if (!r)
 			TEST_ASSERT_OK(slot_delete(c->vm->fd, MEM_SLOT(0)));
+		kvm_close(fd);
 		WRITE_ONCE(loop->rounds, loop->rounds + 1);
 	}
 	return NULL;
@@ -524,10 +538,14 @@ static void *churn_create_thread(void *arg)
 {
 	struct loop *loop = arg;
 	struct ctx *c = loop->c;
-	int r;
+	int fd, r;
 
 	while (!READ_ONCE(loop->stop)) {
-		r = claim_unit(c, 1);
+		fd = churn_open();
+		if (fd < 0)
+			continue;
+		r = claim(c, 1, fd, unit_offset(1), unit_size);
+		kvm_close(fd);
 		TEST_ASSERT(!r || r == -ENODEV, "Unexpected error %d", r);
 		if (!r) {
 			/* A dead file is a file. */
@@ -632,6 +650,7 @@ TEST_F_TIMEOUT(contents, wipe_against_two_unbinds, STRESS_TIMEOUT)
 		pthread_t thread;
 		char *mem;
 
+		reopen(c);
 		fd = gmem_create(c->vm->fd, c->path->flags, c->dax_fd, 0, claimed);
 		TEST_ASSERT(fd >= 0, "Creating a guest_memfd failed: %d", fd);
 		TEST_ASSERT_OK(do_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, len));
@@ -990,6 +1009,8 @@ TEST_F_TIMEOUT(device, slow_writers_against_unbind, STRESS_TIMEOUT)
 		struct writer writers[2] = {};
 		bool stop = false;
 
+		kvm_close(self->dax_fd);
+		self->dax_fd = dax_dev_open(&dax);
 		for (i = 0; i < ARRAY_SIZE(writers); i++) {
 			writers[i].fd = self->dax_fd;
 			writers[i].stop = &stop;
@@ -1089,6 +1110,7 @@ static void find_secret(struct ctx *c)
 
 	/* The next VM, which must not count on the wipe; then the host. */
 	if (rnd(2)) {
+		reopen(c);
 		mem_add(c, 0);
 		guest_call(c->vcpus[0], guest_find_secret, MEM_GPA(0), 0, 1, 0);
 		mem = host_map(c, 0);
@@ -1263,6 +1285,7 @@ TEST_F_TIMEOUT(kmem, guest_keeps_writing, STRESS_TIMEOUT)
 
 	mem_map(c, 0);
 	while (another_round(&s)) {
+		reopen(c);
 		TEST_ASSERT_OK(kmem_slot(c, &ram));
 		for (i = 0; i < 2; i++) {
 			struct guest_cmd *cmd = hammer_prepare(&hammers[i], c, i, 0);
