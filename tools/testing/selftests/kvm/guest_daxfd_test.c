@@ -3818,7 +3818,7 @@ TEST_F(delay, freed_while_other_is_revoked)
 
 	free_while_revoked(&self->c, 0);
 	if (!self->c.path->daxfd)
-		dax_dev_check(&dax, slot_offset(0), SLOT_SIZE, 0);
+		dax_dev_check(&dax, slot_offset(0), page_size, 0);
 	mem_del(&self->c, 1);
 	assert_device_is_free();
 }
