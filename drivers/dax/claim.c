@@ -275,6 +275,9 @@ int dax_claim(struct dax_claim *claim, struct file *file, u64 offset, u64 size)
 		goto out_unlock;
 	rc = dax_claim_decide(claim);
 	if (rc) {
+		/* No fault is to wait for the callbacks that keep it listed. */
+		scoped_guard(spinlock, &dax_dev->claims.lock)
+			claim->kind = DAX_CLAIM_SHARED;
 		dax_claim_del(claim);
 		goto out_unlock;
 	}
@@ -403,7 +406,6 @@ bool dax_claims_memory_failure(struct dax_device *dax_dev, pgoff_t pgoff,
 	spin_unlock(&claims->lock);
 	return told;
 }
-EXPORT_SYMBOL_GPL(dax_claims_memory_failure);
 
 /* Bytes of the device that are claimed; shared claims may overlap. */
 u64 dax_claimed_size(struct dax_device *dax_dev)

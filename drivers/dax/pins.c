@@ -63,7 +63,6 @@ static DECLARE_DELAYED_WORK(dax_pinned_work, dax_pinned_poll);
  * @nr_regions: memory regions of @ranges that are requested
  * @mapped: where there may be pins, from unbind on
  * @pgoff: no page before this one is pinned
- * @driver: module that the operations of the pgmap are part of
  * @entry: in dax_pinned_memmaps
  * @frozen: ranges of the device, which may be resized once it is unbound, as
  *	dax_pgoff_to_phys() wants to have them; nothing else of it is set
@@ -77,7 +76,6 @@ struct dax_memmap {
 	int nr_regions;
 	struct dax_mapped mapped;
 	pgoff_t pgoff;
-	struct module *driver;
 	struct list_head entry;
 	struct dev_dax frozen;
 	struct dev_dax_range ranges[];
@@ -326,9 +324,6 @@ static void dax_memmap_defer(struct dax_memmap *memmap)
 
 	kref_get(&memmap->ref);
 	__module_get(THIS_MODULE);
-	/* The pgmap keeps its operations. */
-	memmap->driver = memmap->dev_dax->dev.driver->owner;
-	__module_get(memmap->driver);
 	guard(mutex)(&dax_pinned_lock);
 	list_add_tail(&memmap->entry, &dax_pinned_memmaps);
 	schedule_delayed_work(&dax_pinned_work, DAX_PINNED_POLL);
@@ -337,7 +332,6 @@ static void dax_memmap_defer(struct dax_memmap *memmap)
 static void dax_pinned_poll(struct work_struct *work)
 {
 	struct dax_memmap *memmap, *next;
-	struct module *driver;
 	LIST_HEAD(unpinned);
 
 	scoped_guard(mutex, &dax_pinned_lock) {
@@ -354,10 +348,8 @@ static void dax_pinned_poll(struct work_struct *work)
 	list_for_each_entry_safe(memmap, next, &unpinned, entry) {
 		dev_info(&memmap->dev_dax->dev,
 			 "no page is pinned any more\n");
-		driver = memmap->driver;
 		memunmap_pages(memmap->pgmap);
 		dax_memmap_put(memmap);
-		module_put(driver);
 		module_put(THIS_MODULE);
 	}
 }

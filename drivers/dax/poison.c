@@ -16,6 +16,8 @@
  */
 #include <linux/dax.h>
 #include <linux/device.h>
+#include <linux/memremap.h>
+#include <linux/mm.h>
 #include <linux/xarray.h>
 #include <trace/events/dax.h>
 #include "dax-private.h"
@@ -45,7 +47,6 @@ void dax_poison_add(struct dax_device *dax_dev, pgoff_t pgoff,
 		xa_store(&dax_dev->poison, pgoff, xa_mk_value(0),
 			 GFP_KERNEL | __GFP_NOFAIL);
 }
-EXPORT_SYMBOL_GPL(dax_poison_add);
 
 /**
  * dax_poison_find - find the first page with a memory error
@@ -107,3 +108,64 @@ void dax_poison_forget(struct dax_device *dax_dev)
 	xa_destroy(&dax_dev->poison);
 }
 EXPORT_SYMBOL_GPL(dax_poison_forget);
+
+static pgoff_t dev_dax_pfn_to_pgoff(struct dev_dax *dev_dax, unsigned long pfn)
+{
+	for (int i = 0; i < dev_dax->nr_range; i++) {
+		struct dev_dax_range *dax_range = &dev_dax->ranges[i];
+		unsigned long start = PHYS_PFN(dax_range->range.start);
+
+		if (in_range(pfn, start, PHYS_PFN(range_len(&dax_range->range))))
+			return dax_range->pgoff + pfn - start;
+	}
+	return -1;
+}
+
+/*
+ * Called under a reference to the pgmap, so that @owner does not go away.
+ * -EOPNOTSUPP makes memory_failure() go on to the processes that have mapped
+ * the page by way of /dev/daxX.Y.
+ */
+static int dev_dax_memory_failure(struct dev_pagemap *pgmap, unsigned long pfn,
+				  unsigned long nr_pages, int mf_flags)
+{
+	struct dev_dax *dev_dax = pgmap->owner;
+	struct dax_device *dax_dev = dev_dax->dax_dev;
+	pgoff_t pgoff = -1;
+	bool claimed;
+	int id;
+
+	/* The ranges are constant while it is alive; a pinned pgmap outlives it. */
+	id = dax_read_lock();
+	if (dax_alive(dax_dev))
+		pgoff = dev_dax_pfn_to_pgoff(dev_dax, pfn);
+	/* In here, so that the record of a later binding is left alone. */
+	if (pgoff != -1)
+		dax_poison_add(dax_dev, pgoff, nr_pages);
+	dax_read_unlock(id);
+
+	/* A pgmap may start before the device does. */
+	if (pgoff == -1)
+		return -EOPNOTSUPP;
+
+	/*
+	 * Who missed the record: let faults make the mapping that has to go,
+	 * and let zeroing end before the page leaves the direct map.
+	 */
+	dax_synchronize();
+	claimed = dax_claims_memory_failure(dax_dev, pgoff, nr_pages);
+	if (!claimed)
+		return dax_holder_notify_failure(dax_dev, PFN_PHYS(pgoff),
+						 PFN_PHYS(nr_pages), mf_flags);
+	if (dax_range_check(dax_dev, pgoff, nr_pages) == -EBUSY)
+		return 0;
+
+	/* Others may have mapped what is shared, if anybody ever has. */
+	return pfn_folio(pfn)->mapping ? -EOPNOTSUPP : 0;
+}
+
+/* Of the core, since a pgmap with pinned pages outlives the driver's module. */
+const struct dev_pagemap_ops dev_dax_pagemap_ops = {
+	.memory_failure = dev_dax_memory_failure,
+};
+EXPORT_SYMBOL_GPL(dev_dax_pagemap_ops);
