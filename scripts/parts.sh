@@ -169,16 +169,34 @@ own_npt0() {
 	own_job npt0 DAX_2M |
 		boot own-npt0 -k "${KERNELS}debug" -m 4 -t 900 -d 2M -x "kvm_amd.npt=0 kvm_intel.ept=0" -o "$BUILD/out/$SELFTESTS/t"
 }
+# On the region of 3 GiB, a device of two pieces: the second starts 512 MiB into
+# the region and ends within a gigabyte, the first is physically behind it.
+two_pieces() {
+	cat <<-'JOB'
+	s=${DAX_SOFT#/dev/}; bus=/sys/bus/dax
+	[ ! -e $bus/devices/$s/driver ] || echo $s > $bus/devices/$s/driver/unbind
+	echo $((9 << 28)) > $bus/devices/$s/size
+	echo 1 > "$(realpath $bus/devices/$s)/../dax_region/create"
+	for d in $bus/devices/${s%.*}.*; do [ "${d##*/}" = $s ] || two=${d##*/}; done
+	echo $((1 << 29)) > $bus/devices/$two/size
+	echo $((1 << 29)) > $bus/devices/$s/size
+	echo $((9 << 28)) > $bus/devices/$two/size
+	[ -e $bus/devices/$two/driver ] || echo $two > $bus/drivers/device_dax/bind
+	export DAX_TWO=/dev/$two
+	JOB
+}
 own_soft() {
 	{
 		own_job soft DAX_SOFT
+		two_pieces
+		own_job pieces DAX_TWO
 		cat <<-'JOB'
 		for s in /sys/kernel/debug/kunit/*/; do
 			[ -f "$s/results" ] || continue
 			./run ktap "kunit-$(basename "$s")" 60 sed -n 's/^    \([^ ]\)/\1/p' "$s/results"
 		done
 		JOB
-	} | boot own-soft -k "${KERNELS}debug" -m 6 -t 900 -x "kunit.enable=1 kunit.autorun=1" -s 2G -o "$BUILD/out/$SELFTESTS/t"
+	} | boot own-soft -k "${KERNELS}debug" -m 7 -t 1200 -x "kunit.enable=1 kunit.autorun=1" -s 3G -o "$BUILD/out/$SELFTESTS/t"
 }
 part_own() {
 	local a

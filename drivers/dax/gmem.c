@@ -15,7 +15,9 @@
  *   used	was ready at some time: to be wiped before the claim ends
  *
  * and a third bit, the lock of the block.  A block is zeroed under its lock,
- * once, by whoever needs it first.  It is wiped under its lock too, so when
+ * once, by whoever needs it first.  A guest mapping may be as large as
+ * physical memory allows, if all of it is ready already: what is zeroed for one
+ * fault stays bounded, and the guest can wait for it.  It is wiped under its lock too, so when
  * the last close and a revoke meet, no block is left out.
  *
  * Revocation.  The claim is dead before dax_gmem_revoke() is called.  Host
@@ -146,20 +148,12 @@ static int dax_gmem_zero(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
 				 dax_gmem_pgoff(gmem, start), end - start);
 }
 
-/*
- * Make the block that @index lies in usable.  In a dax read section, with the
- * claim alive.
- */
-static int dax_gmem_ready_block(struct dax_gmem *gmem, pgoff_t index)
+/* Make a block usable.  In a dax read section, with the claim alive. */
+static int dax_gmem_ready_block(struct dax_gmem *gmem, unsigned long block)
 {
 	struct dax_gmem_blocks *blocks = gmem->blocks;
-	unsigned long block;
 	int rc;
 
-	if (!blocks)
-		return 0;
-
-	block = dax_gmem_block(gmem, index);
 	/* Pairs with the barrier below. */
 	if (test_bit_acquire(block, blocks->ready))
 		return 0;
@@ -179,6 +173,39 @@ static int dax_gmem_ready_block(struct dax_gmem *gmem, pgoff_t index)
 	}
 	dax_gmem_unlock_block(blocks, block);
 	return rc;
+}
+
+/* Make all blocks usable that have a page from @start to @end, likewise. */
+static int dax_gmem_ready(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
+{
+	unsigned long block, last;
+	int rc = 0;
+
+	if (!gmem->blocks)
+		return 0;
+
+	last = dax_gmem_block(gmem, end - 1);
+	for (block = dax_gmem_block(gmem, start); !rc && block <= last; block++)
+		rc = dax_gmem_ready_block(gmem, block);
+	return rc;
+}
+
+static bool dax_gmem_is_ready(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+	unsigned long last;
+
+	if (!blocks)
+		return true;
+
+	last = dax_gmem_block(gmem, end - 1);
+	if (find_next_zero_bit(blocks->ready, last + 1,
+			       dax_gmem_block(gmem, start)) <= last)
+		return false;
+
+	/* Pairs with the barrier in dax_gmem_ready_block(). */
+	smp_rmb();
+	return true;
 }
 
 static void dax_gmem_wipe_block(struct dax_gmem *gmem, unsigned long block)
@@ -318,6 +345,34 @@ static void dax_gmem_release(struct inode *inode)
 	kfree(gmem);
 }
 
+static long dax_gmem_direct_access(struct dax_gmem *gmem, pgoff_t index,
+				   long nr_pages, unsigned long *pfn)
+{
+	return dax_direct_access(gmem->claim.dax_dev,
+				 dax_gmem_pgoff(gmem, index), nr_pages,
+				 DAX_ACCESS, NULL, pfn);
+}
+
+/*
+ * Could the block of 2^@order pages around the page at @index, which is @pfn,
+ * be mapped as a whole?  All of it must be ours, in one piece in physical memory
+ * and without a memory error.  That the device has a large alignment does not
+ * tell: it is one of sizes and of offsets.
+ */
+static bool dax_gmem_has_block(struct dax_gmem *gmem, pgoff_t index,
+			       unsigned long pfn, int order, pgoff_t *start)
+{
+	unsigned long nr_pages = 1UL << order;
+	pgoff_t before = pfn & (nr_pages - 1);
+
+	if (before > index ||
+	    gmem->claim.nr_pages - (index - before) < nr_pages)
+		return false;
+
+	*start = index - before;
+	return dax_gmem_direct_access(gmem, *start, nr_pages, NULL) == nr_pages;
+}
+
 /*
  * The page at @index, initialised.  In a dax read section.  The result is good
  * until the guest_memfd is zapped.
@@ -325,35 +380,116 @@ static void dax_gmem_release(struct inode *inode)
 static int dax_gmem_lookup(struct dax_gmem *gmem, pgoff_t index,
 			   unsigned long *pfn)
 {
+	pgoff_t start;
 	long avail;
-	int rc;
 
 	if (dax_claim_dead(&gmem->claim))
 		return -ENODEV;
-	rc = dax_gmem_ready_block(gmem, index);
-	if (rc)
-		return rc;
+	avail = dax_gmem_direct_access(gmem, index, 1, pfn);
+	if (avail < 0)
+		return avail;
 
-	avail = dax_direct_access(gmem->claim.dax_dev,
-				  dax_gmem_pgoff(gmem, index), 1, DAX_ACCESS,
-				  NULL, pfn);
-	return avail < 0 ? avail : 0;
+	/*
+	 * As much as a block, aligned as a mapping needs it: where physical
+	 * memory and the offsets of the device differ, that is a part of two.
+	 */
+	if (dax_gmem_has_block(gmem, index, *pfn, DAX_GMEM_BLOCK_SHIFT, &start))
+		return dax_gmem_ready(gmem, start,
+				      start + (1UL << DAX_GMEM_BLOCK_SHIFT));
+	return dax_gmem_ready(gmem, index, index + 1);
+}
+
+/* The largest order at which the page at @index may be mapped, likewise. */
+static int dax_gmem_order(struct dax_gmem *gmem, pgoff_t index,
+			  unsigned long pfn)
+{
+	pgoff_t start;
+	int order;
+
+	for (order = PUD_ORDER; order; order = guest_memfd_order_below(order)) {
+		if (dax_gmem_has_block(gmem, index, pfn, order, &start) &&
+		    dax_gmem_is_ready(gmem, start, start + (1UL << order)))
+			break;
+	}
+	return order;
 }
 
 static int dax_gmem_get_pfn(struct inode *inode, pgoff_t index,
 			    unsigned long *pfn, int *max_order)
 {
+	struct dax_gmem *gmem = inode->i_private;
 	int id, rc;
 
 	id = dax_read_lock();
-	rc = dax_gmem_lookup(inode->i_private, index, pfn);
+	rc = dax_gmem_lookup(gmem, index, pfn);
+	*max_order = rc ? 0 : dax_gmem_order(gmem, index, *pfn);
 	dax_read_unlock(id);
-
-	*max_order = 0;
 	return rc;
 }
 
-static vm_fault_t dax_gmem_fault(struct vm_fault *vmf)
+static int dax_gmem_max_order(struct inode *inode, pgoff_t index,
+			      unsigned long *pfn)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	int id, order = -EFAULT;
+
+	id = dax_read_lock();
+	if (!dax_claim_dead(&gmem->claim) &&
+	    dax_gmem_direct_access(gmem, index, 1, pfn) == 1)
+		order = dax_gmem_order(gmem, index, *pfn);
+	dax_read_unlock(id);
+	return order;
+}
+
+static vm_fault_t dax_gmem_map_page(struct dax_gmem *gmem, struct vm_fault *vmf,
+				    unsigned long pfn)
+{
+	/* A pin of the page may outlive the guest_memfd. */
+	dax_mapped_add(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, vmf->pgoff));
+	return vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn),
+				       vmf->flags & FAULT_FLAG_WRITE);
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/* What cannot change: the VMA, and the folio that the page is part of. */
+static bool dax_gmem_may_map_pmd(struct vm_fault *vmf, unsigned long pfn)
+{
+	unsigned long addr = vmf->address & PMD_MASK;
+
+	return addr >= vmf->vma->vm_start &&
+	       vmf->vma->vm_end - addr >= PMD_SIZE &&
+	       !((PHYS_PFN(vmf->address) ^ pfn) & ((1UL << PMD_ORDER) - 1)) &&
+	       folio_order(pfn_folio(pfn)) == PMD_ORDER;
+}
+
+/* Returns 0 if not all of the block may be mapped right now. */
+static vm_fault_t dax_gmem_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
+				   unsigned long pfn)
+{
+	pgoff_t start;
+
+	if (!dax_gmem_has_block(gmem, vmf->pgoff, pfn, PMD_ORDER, &start) ||
+	    !dax_gmem_is_ready(gmem, start, start + (1UL << PMD_ORDER)))
+		return 0;
+
+	dax_mapped_add(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, start));
+	return vmf_insert_folio_pmd(vmf, pfn_folio(pfn),
+				    vmf->flags & FAULT_FLAG_WRITE);
+}
+#else
+static bool dax_gmem_may_map_pmd(struct vm_fault *vmf, unsigned long pfn)
+{
+	return false;
+}
+
+static vm_fault_t dax_gmem_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
+				   unsigned long pfn)
+{
+	return 0;
+}
+#endif
+
+static vm_fault_t dax_gmem_fault(struct vm_fault *vmf, unsigned int order)
 {
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	struct dax_gmem *gmem = inode->i_private;
@@ -362,24 +498,41 @@ static vm_fault_t dax_gmem_fault(struct vm_fault *vmf)
 	int id, rc;
 
 	/*
+	 * Nothing larger: to unmap a part of a PUD leaks a reference if the VMA
+	 * is not one of a DAX file.
+	 */
+	if (order && order != PMD_ORDER)
+		return VM_FAULT_FALLBACK;
+
+	/*
 	 * A task that is killed while it waits for a block gets SIGBUS, too:
 	 * the kernel may be the one who faults, and would fault for ever.
 	 */
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	id = dax_read_lock();
 	rc = dax_gmem_lookup(gmem, vmf->pgoff, &pfn);
-	if (rc == -EHWPOISON) {
+	if (rc == -EHWPOISON)
 		ret = VM_FAULT_HWPOISON;
-	} else if (!rc) {
-		/* A pin of the page may outlive the guest_memfd. */
-		dax_mapped_add(gmem->claim.dax_dev,
-			       dax_gmem_pgoff(gmem, vmf->pgoff));
-		ret = vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn),
-					      vmf->flags & FAULT_FLAG_WRITE);
-	}
+	else if (!rc && !order)
+		ret = dax_gmem_map_page(gmem, vmf, pfn);
+	else if (!rc && dax_gmem_may_map_pmd(vmf, pfn))
+		ret = dax_gmem_map_pmd(gmem, vmf, pfn);
+	else if (!rc)
+		ret = VM_FAULT_FALLBACK;
 	dax_read_unlock(id);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
-	return ret;
+
+	if (ret)
+		return ret;
+
+	/*
+	 * A memory error came up.  Others that did not see it may be about to
+	 * map all of the block, and must not find the page table that is there
+	 * after falling back: wait for them.
+	 */
+	filemap_invalidate_lock(inode->i_mapping);
+	filemap_invalidate_unlock(inode->i_mapping);
+	return VM_FAULT_FALLBACK;
 }
 
 static int dax_gmem_allocate_block(struct inode *inode, pgoff_t index)
@@ -390,7 +543,7 @@ static int dax_gmem_allocate_block(struct inode *inode, pgoff_t index)
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	id = dax_read_lock();
 	rc = dax_claim_dead(&gmem->claim) ? -ENODEV :
-		dax_gmem_ready_block(gmem, index);
+		dax_gmem_ready(gmem, index, index + 1);
 	dax_read_unlock(id);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
 	return rc;
@@ -523,6 +676,7 @@ static const struct guest_memfd_backend_ops dax_gmem_ops = {
 	.attach = dax_gmem_attach,
 	.release = dax_gmem_release,
 	.get_pfn = dax_gmem_get_pfn,
+	.max_order = dax_gmem_max_order,
 	.fault = dax_gmem_fault,
 	.allocate = dax_gmem_allocate,
 	.punch_hole = dax_gmem_punch_hole,

@@ -4,6 +4,7 @@
 
 #include <linux/bits.h>
 #include <linux/mm_types.h>
+#include <linux/pgtable.h>
 #include <linux/types.h>
 
 struct file;
@@ -43,14 +44,19 @@ enum guest_memfd_backend_flags {
  *	Returns 0 or an errno for user space.
  * @release: the last file is gone, with its bindings and user mappings.  Gives
  *	the memory back.  May sleep, cannot fail, no locks are held.
- * @get_pfn: the page for a guest fault, and the largest order (0, 9 or 18 on
- *	x86 and arm64 with 4K pages) at which it may be mapped.  Contents are
- *	initialised on return.  kvm->srcu is held, may sleep.  A caller may find its
- *	result invalidated right away.  Returns 0, or -EFAULT when the memory is
- *	gone, -EHWPOISON, -ENOMEM, -EAGAIN, or -EINTR for a fatal signal.
- * @fault: fault of a user mapping of shared memory; holds mmap_lock or the lock
- *	of the VMA.  Takes invalidate_lock (shared) around looking up a page and
- *	mapping it.
+ * @get_pfn: the page for a guest fault, and the largest order (0, PMD_ORDER or
+ *	PUD_ORDER) at which it may be mapped: the block of that order around it,
+ *	naturally aligned in physical memory, belongs to this guest_memfd page by
+ *	page, has no memory error, and is initialised.  kvm->srcu is held, may
+ *	sleep.  A caller may find its result invalidated right away.  Returns 0,
+ *	or -EFAULT when the memory is gone, -EHWPOISON, -ENOMEM, -EAGAIN, or
+ *	-EINTR for a fatal signal.
+ * @max_order: the page and the order that @get_pfn would return if it had
+ *	nothing to initialise.  May not sleep.  Returns the order, or -EFAULT.
+ * @fault: fault of a user mapping of shared memory, as .huge_fault of
+ *	vm_operations_struct; holds mmap_lock or the lock of the VMA.  Takes
+ *	invalidate_lock (shared) around looking up a page and mapping it.  For
+ *	@order 0 it may not return VM_FAULT_FALLBACK.
  * @allocate: initialise pages ahead of their first use.  May sleep; takes
  *	invalidate_lock (shared) itself.  Returns 0 or an errno for fallocate().
  * @punch_hole: make pages read as zero from now on.  invalidate_lock is held,
@@ -67,11 +73,18 @@ struct guest_memfd_backend_ops {
 	void (*release)(struct inode *inode);
 	int (*get_pfn)(struct inode *inode, pgoff_t index, unsigned long *pfn,
 		       int *max_order);
-	vm_fault_t (*fault)(struct vm_fault *vmf);
+	int (*max_order)(struct inode *inode, pgoff_t index, unsigned long *pfn);
+	vm_fault_t (*fault)(struct vm_fault *vmf, unsigned int order);
 	int (*allocate)(struct inode *inode, pgoff_t start, pgoff_t end);
 	int (*punch_hole)(struct inode *inode, pgoff_t start, pgoff_t end);
 	void (*show_fdinfo)(struct seq_file *m, struct inode *inode);
 };
+
+/* Page tables know blocks of a PUD's size, of a PMD's size, and single pages. */
+static inline int guest_memfd_order_below(int order)
+{
+	return order > PMD_ORDER ? PMD_ORDER : 0;
+}
 
 /* Modules with a backend carry this alias, so that KVM finds them. */
 #define GUEST_MEMFD_BACKEND_ALIAS	"guest_memfd-backend"

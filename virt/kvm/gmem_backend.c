@@ -46,16 +46,18 @@
 /*
  * Windows that tests want to stay open for a while, in milliseconds: a VM that
  * is being destroyed, a file that is about to give its memory back, memory that
- * nobody has mapped any more and that is about to go.
+ * nobody has mapped any more and that is about to go, or to become a hole.
  */
 static unsigned int gmem_delay_vm_destroy;
 static unsigned int gmem_delay_release;
 static unsigned int gmem_delay_zap;
+static unsigned int gmem_delay_hole;
 
 #ifdef CONFIG_KVM_GUEST_DAXFD_DELAY
 module_param(gmem_delay_vm_destroy, uint, 0644);
 module_param(gmem_delay_release, uint, 0644);
 module_param(gmem_delay_zap, uint, 0644);
+module_param(gmem_delay_hole, uint, 0644);
 #endif
 
 static void gmem_delay(const unsigned int *ms)
@@ -376,8 +378,7 @@ void guest_memfd_zap_range(struct inode *inode, pgoff_t start, pgoff_t end)
 			/* It is the only file of its inode. */
 			kvm = f->kvm;
 		}
-		__kvm_gmem_invalidate_start(f, start, end,
-					    kvm_gmem_get_invalidate_filter(inode));
+		__kvm_gmem_invalidate_start(inode, f, start, end);
 		__kvm_gmem_invalidate_end(f, start, end);
 	}
 	filemap_invalidate_unlock(inode->i_mapping);
@@ -455,5 +456,6 @@ int kvm_gmem_backend_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 		return 0;
 
 	unmap_mapping_pages(inode->i_mapping, start, end - start, false);
+	gmem_delay(&gmem_delay_hole);
 	return GMEM_I(inode)->backend->punch_hole(inode, start, end);
 }
