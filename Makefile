@@ -5,15 +5,16 @@
 
 MAKEFLAGS += --no-print-directory
 # LINUX=/path/to/linux: a 7.3 tree of your own instead of Debian's package.
-export LINUX JOBS PARTS ALIGNS MINUTES FRESH
+export LINUX JOBS PARTS ALIGNS MINUTES FRESH RUNS SAVE
 
-.PHONY: help run test test-all stress check tree series base-results mutants bisect shell setup clean
+.PHONY: help run test test-all stress bench check tree series base-results mutants bisect shell setup clean
 
 help:
 	@echo 'make run            boot a test host with a DAX device, run a guest on it, report'
 	@echo 'make test           all that must hold: checks, kernels, selftests in the test host'
 	@echo 'make test-all       what takes longer: long stress, mutants, bisect; goes on where it was stopped'
 	@echo 'make stress         races against unbind for MINUTES=20, on every kind of device'
+	@echo 'make bench          guest_memfd on DAX beside its peers: faults, mapping sizes, time'
 	@echo 'make check          static checks only'
 	@echo 'make mutants        one-line changes of the series that a test must catch'
 	@echo 'make bisect         build the kernel at every patch'
@@ -26,7 +27,7 @@ help:
 	@echo
 	@echo 'LINUX=/path/to/linux   a Linux 7.3 git tree instead of Debian'"'"'s package'
 
-run test test-all stress check tree series base-results mutants bisect setup:
+run test test-all stress bench check tree series base-results mutants bisect setup:
 	@scripts/$@
 
 shell:
@@ -37,5 +38,5 @@ shell:
 
 # The workbench may hold work that is nowhere else.
 clean:
-	rm -rf build/out build/log build/rootfs build/host.* build/*.job
+	rm -rf build/out build/log build/bench build/rootfs build/host.* build/*.job
 	@if [ "$(CLEAN)" = all ]; then echo 'rm -rf build'; rm -rf build; fi
