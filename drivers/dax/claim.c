@@ -120,7 +120,10 @@ int dax_range_check(struct dax_device *dax_dev, pgoff_t pgoff,
 }
 EXPORT_SYMBOL_GPL(dax_range_check);
 
-/* Does a process have a part of the range mapped through the character device? */
+/*
+ * Does a process have a part of the range mapped through the character device?
+ * Mappings of an earlier binding are without pages, and their faults fail.
+ */
 static bool dax_range_mapped(struct dax_device *dax_dev, pgoff_t pgoff,
 			     unsigned long nr_pages)
 {
@@ -134,7 +137,8 @@ static bool dax_range_mapped(struct dax_device *dax_dev, pgoff_t pgoff,
 	for (node = rb_first_cached(&mapping->i_mmap); node && !mapped;
 	     node = rb_next(node)) {
 		vma = rb_entry(node, struct vm_area_struct, shared.rb);
-		mapped = vma->vm_pgoff < pgoff + nr_pages &&
+		mapped = dax_file_current(dax_dev, vma->vm_file) &&
+			 vma->vm_pgoff < pgoff + nr_pages &&
 			 pgoff < vma->vm_pgoff + vma_pages(vma);
 	}
 	i_mmap_unlock_read(mapping);

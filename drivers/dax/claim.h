@@ -40,7 +40,7 @@ enum dax_claim_kind {
  *	of the same claim.  May be called as soon as dax_claim() made the claim
  *	visible, that is, before dax_claim() returns.
  * @unwiped: bytes that the owner has still to wipe before it lets go, for
- *	debugfs; may be NULL.  Called with a spinlock held, at any time from the
+ *	debugfs; may be NULL.  Quick: it is called with a spinlock held, from the
  *	moment that the claim is visible.
  * @memory_failure: pages of the claim have a memory error, and are on record
  *	(dax_poison_find()) already; NULL for an owner that does not care.  When

@@ -27,13 +27,14 @@
  * what was mapped before is unmapped, and what comes later finds a dead claim.
  * Whoever still zeroes a block then adds nothing to wipe.
  *
- * Memory errors.  A page with an error is left out: it is neither mapped, nor
- * zeroed, nor wiped, and a hole in it stays as it is; all others of its block
- * go on as before.  The record belongs to the device, so the next guest_memfd
- * does not get the page either.  dax_direct_access() tests it, in the same
- * places where the claim is tested, and it is complete before
- * dax_gmem_memory_failure() is called: what holds for a claim that is dead holds
- * for a page that is bad.
+ * Memory errors.  A page with an error is left out: it is neither mapped nor
+ * zeroed, and a hole in it stays as it is; all others of its block go on as
+ * before.  The wipe repairs it where the provider of the memory can.  Otherwise
+ * it stays as it is, and since the record belongs to the device, the next
+ * guest_memfd does not get the page either.  dax_direct_access() tests the
+ * record, in the same places where the claim is tested, and it is complete
+ * before dax_gmem_memory_failure() is called: what holds for a claim that is
+ * dead holds for a page that is bad.
  *
  * Locks: invalidate_lock of the guest_memfd and dax read sections nest either
  * way; locks of blocks are innermost and never held across another wait.
@@ -62,10 +63,12 @@
  * @ready: zeroed and in use
  * @used: to be wiped
  * @lock: lock of the block
+ * @unwiped: pages of the blocks in @used
  * @bits: storage of the three
  */
 struct dax_gmem_blocks {
 	unsigned long nr;
+	atomic_long_t unwiped;
 	unsigned long *ready;
 	unsigned long *used;
 	unsigned long *lock;
@@ -108,6 +111,13 @@ static pgoff_t dax_gmem_block_start(struct dax_gmem *gmem, unsigned long block)
 static pgoff_t dax_gmem_block_end(struct dax_gmem *gmem, unsigned long block)
 {
 	return min(dax_gmem_block_start(gmem, block + 1), gmem->claim.nr_pages);
+}
+
+static unsigned long dax_gmem_block_pages(struct dax_gmem *gmem,
+					  unsigned long block)
+{
+	return dax_gmem_block_end(gmem, block) -
+	       dax_gmem_block_start(gmem, block);
 }
 
 static struct dax_gmem_blocks *dax_gmem_alloc_blocks(struct dax_gmem *gmem)
@@ -165,7 +175,9 @@ static int dax_gmem_ready_block(struct dax_gmem *gmem, unsigned long block)
 		rc = dax_gmem_zero(gmem, dax_gmem_block_start(gmem, block),
 				   dax_gmem_block_end(gmem, block));
 		if (!rc) {
-			set_bit(block, blocks->used);
+			if (!test_and_set_bit(block, blocks->used))
+				atomic_long_add(dax_gmem_block_pages(gmem, block),
+						&blocks->unwiped);
 			/* Who sees the block ready sees its zeroes. */
 			smp_mb__before_atomic();
 			set_bit(block, blocks->ready);
@@ -210,13 +222,17 @@ static bool dax_gmem_is_ready(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
 
 static void dax_gmem_wipe_block(struct dax_gmem *gmem, unsigned long block)
 {
+	unsigned long nr = dax_gmem_block_pages(gmem, block);
 	struct dax_gmem_blocks *blocks = gmem->blocks;
 
 	dax_gmem_lock_block(blocks, block, TASK_UNINTERRUPTIBLE);
 	if (test_bit(block, blocks->used) &&
-	    !dax_gmem_zero(gmem, dax_gmem_block_start(gmem, block),
-			   dax_gmem_block_end(gmem, block)))
+	    !dev_dax_wipe(gmem->claim.dax_dev,
+			  dax_gmem_pgoff(gmem, dax_gmem_block_start(gmem, block)),
+			  nr)) {
 		clear_bit(block, blocks->used);
+		atomic_long_sub(nr, &blocks->unwiped);
+	}
 	dax_gmem_unlock_block(blocks, block);
 }
 
@@ -251,24 +267,12 @@ static void dax_gmem_revoke(struct dax_claim *claim)
 	dax_gmem_wipe(gmem, true);
 }
 
-static u64 dax_gmem_blocks_size(struct dax_gmem *gmem, unsigned long nr,
-				const unsigned long *bits)
-{
-	unsigned long block;
-	u64 nr_pages = 0;
-
-	for_each_set_bit(block, bits, nr)
-		nr_pages += dax_gmem_block_end(gmem, block) -
-			    dax_gmem_block_start(gmem, block);
-	return PFN_PHYS(nr_pages);
-}
-
 static u64 dax_gmem_unwiped(struct dax_claim *claim)
 {
 	struct dax_gmem *gmem = container_of(claim, struct dax_gmem, claim);
 	struct dax_gmem_blocks *blocks = READ_ONCE(gmem->blocks);
 
-	return blocks ? dax_gmem_blocks_size(gmem, blocks->nr, blocks->used) : 0;
+	return blocks ? PFN_PHYS(atomic_long_read(&blocks->unwiped)) : 0;
 }
 
 static void dax_gmem_memory_failure(struct dax_claim *claim, pgoff_t pgoff,
@@ -616,10 +620,14 @@ static int dax_gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 static u64 dax_gmem_initialised(struct dax_gmem *gmem)
 {
 	struct dax_gmem_blocks *blocks = gmem->blocks;
+	unsigned long block;
+	u64 nr_pages = 0;
 
 	if (!blocks)
 		return PFN_PHYS(gmem->claim.nr_pages);
-	return dax_gmem_blocks_size(gmem, blocks->nr, blocks->ready);
+	for_each_set_bit(block, blocks->ready, blocks->nr)
+		nr_pages += dax_gmem_block_pages(gmem, block);
+	return PFN_PHYS(nr_pages);
 }
 
 static u64 dax_gmem_poisoned(struct dax_gmem *gmem)

@@ -84,6 +84,7 @@ static int dev_dax_repair(struct dev_dax *dev_dax, pgoff_t pgoff)
 {
 	struct dax_region *region = dev_dax->region;
 	phys_addr_t phys = dax_pgoff_to_phys(dev_dax, pgoff, PAGE_SIZE);
+	void *error = dax_poison_get(dev_dax->dax_dev, pgoff);
 
 	if (phys == -1 || !region->clear_poison)
 		return -EIO;
@@ -94,12 +95,16 @@ static int dev_dax_repair(struct dev_dax *dev_dax, pgoff_t pgoff)
 	clear_mce_nospec(PHYS_PFN(phys));
 	memset(__va(phys), 0, PAGE_SIZE);
 	dev_dax_persist(dev_dax, __va(phys), PAGE_SIZE);
-	dax_poison_del(dev_dax->dax_dev, pgoff);
+	dax_poison_del(dev_dax->dax_dev, pgoff, error);
 	return 0;
 }
 
+/* What to do about a page with a memory error */
+#define DAX_ZERO_REPAIR	BIT(0)	/* zero it, if the provider can repair it */
+#define DAX_ZERO_SKIP	BIT(1)	/* go on if it is not repaired */
+
 static int __dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
-			  size_t nr_pages, bool repair)
+			  size_t nr_pages, unsigned int flags)
 {
 	struct dev_dax *dev_dax = dax_get_private(dax_dev);
 	void *kaddr;
@@ -113,8 +118,9 @@ static int __dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
 		avail = dev_dax_direct_access(dax_dev, pgoff, nr_pages,
 					      DAX_ACCESS, &kaddr, NULL);
 		if (avail == -EHWPOISON) {
-			rc = repair ? dev_dax_repair(dev_dax, pgoff) : 0;
-			if (rc)
+			rc = flags & DAX_ZERO_REPAIR ?
+				dev_dax_repair(dev_dax, pgoff) : -EIO;
+			if (rc && !(flags & DAX_ZERO_SKIP))
 				return rc;
 			avail = 1;
 			continue;
@@ -130,7 +136,7 @@ static int __dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
 static int dev_dax_zero_page_range(struct dax_device *dax_dev, pgoff_t pgoff,
 				   size_t nr_pages)
 {
-	return __dev_dax_zero(dax_dev, pgoff, nr_pages, true);
+	return __dev_dax_zero(dax_dev, pgoff, nr_pages, DAX_ZERO_REPAIR);
 }
 
 /*
@@ -241,6 +247,16 @@ int dev_dax_zero(struct dax_device *dax_dev, pgoff_t pgoff,
 }
 EXPORT_SYMBOL_GPL(dev_dax_zero);
 
+static int dev_dax_zero_skip(struct dax_device *dax_dev, pgoff_t pgoff,
+			     unsigned long nr_pages, unsigned int flags)
+{
+	if (!dax_alive(dax_dev))
+		return -ENXIO;
+	if (!READ_ONCE(dax_dev->ops))
+		return -EOPNOTSUPP;
+	return __dev_dax_zero(dax_dev, pgoff, nr_pages, flags | DAX_ZERO_SKIP);
+}
+
 /**
  * dev_dax_zero_good - zero pages, but none that has a memory error
  * @dax_dev: dax_device of the instance, bound to device_dax
@@ -255,13 +271,29 @@ EXPORT_SYMBOL_GPL(dev_dax_zero);
 int dev_dax_zero_good(struct dax_device *dax_dev, pgoff_t pgoff,
 		      unsigned long nr_pages)
 {
-	if (!dax_alive(dax_dev))
-		return -ENXIO;
-	if (!READ_ONCE(dax_dev->ops))
-		return -EOPNOTSUPP;
-	return __dev_dax_zero(dax_dev, pgoff, nr_pages, false);
+	return dev_dax_zero_skip(dax_dev, pgoff, nr_pages, 0);
 }
 EXPORT_SYMBOL_GPL(dev_dax_zero_good);
+
+/**
+ * dev_dax_wipe - zero what can be zeroed
+ * @dax_dev: dax_device of the instance, bound to device_dax
+ * @pgoff: first page, in pages from the start of the device
+ * @nr_pages: how many
+ *
+ * For an owner that is about to leave.  A page with a memory error is repaired
+ * and zeroed if the provider of the memory can do that, and left alone, and on
+ * record, otherwise.
+ *
+ * Context: as dev_dax_zero()
+ * Return: as dev_dax_zero(), but never -EIO.
+ */
+int dev_dax_wipe(struct dax_device *dax_dev, pgoff_t pgoff,
+		 unsigned long nr_pages)
+{
+	return dev_dax_zero_skip(dax_dev, pgoff, nr_pages, DAX_ZERO_REPAIR);
+}
+EXPORT_SYMBOL_GPL(dev_dax_wipe);
 
 #ifdef CONFIG_DAX_KUNIT_TEST
 #include "ops_test.c"

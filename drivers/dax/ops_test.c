@@ -98,16 +98,23 @@ struct dev_dax_test_repair {
 	void *mem;
 };
 
-/* What the provider is asked to clear, and how much of it works. */
+/*
+ * What the provider is asked to clear, how much of it works, and where there is
+ * an error meanwhile.
+ */
 static phys_addr_t fake_phys;
 static long fake_cleared;
 static int fake_calls;
+static struct dax_device *fake_error_dev;
+static pgoff_t fake_error;
 
 static long fake_clear_poison(struct device *dev, phys_addr_t phys,
 			      unsigned int len)
 {
 	fake_calls++;
 	fake_phys = phys;
+	if (fake_error_dev)
+		dax_poison_add(fake_error_dev, fake_error, 1);
 	return fake_cleared;
 }
 
@@ -161,6 +168,7 @@ static struct dev_dax_test_repair *dev_dax_test_repairable(struct kunit *test)
 							   t->dax_dev));
 	fake_calls = 0;
 	fake_cleared = PAGE_SIZE;
+	fake_error_dev = NULL;
 	return t;
 }
 
@@ -196,7 +204,7 @@ static void dev_dax_test_record(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, dax_poisoned(dax_dev, 4, 1));
 	KUNIT_EXPECT_FALSE(test, dax_poisoned(dax_dev, 3, 0));
 
-	dax_poison_del(dax_dev, 3);
+	dax_poison_del(dax_dev, 3, dax_poison_get(dax_dev, 3));
 	KUNIT_EXPECT_FALSE(test, dax_poisoned(dax_dev, 0, 5));
 	dax_poison_forget(dax_dev);
 	KUNIT_EXPECT_FALSE(test, dax_poisoned(dax_dev, 0, 8));
@@ -283,6 +291,57 @@ static void dev_dax_test_zero_fails(struct kunit *test)
 	dev_dax_test_expect(test, t, 2, 0xff);
 }
 
+static int dev_dax_test_do_wipe(struct dax_device *dax_dev)
+{
+	int id = dax_read_lock(), rc;
+
+	rc = dev_dax_wipe(dax_dev, 0, TEST_PAGES);
+	dax_read_unlock(id);
+	return rc;
+}
+
+/* What cannot be repaired keeps nobody from wiping the rest. */
+static void dev_dax_test_wipe(struct kunit *test)
+{
+	struct dev_dax_test_repair *t = dev_dax_test_repairable(test);
+
+	dax_poison_add(t->dax_dev, 2, 1);
+	fake_cleared = -EIO;
+	KUNIT_EXPECT_EQ(test, 0, dev_dax_test_do_wipe(t->dax_dev));
+	KUNIT_EXPECT_EQ(test, 1, fake_calls);
+	KUNIT_EXPECT_TRUE(test, dax_poisoned(t->dax_dev, 2, 1));
+	for (pgoff_t i = 0; i < TEST_PAGES; i++)
+		dev_dax_test_expect(test, t, i, i == 2 ? 0xff : 0);
+
+	fake_cleared = PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, 0, dev_dax_test_do_wipe(t->dax_dev));
+	KUNIT_EXPECT_EQ(test, 2, fake_calls);
+	KUNIT_EXPECT_FALSE(test, dax_poisoned(t->dax_dev, 2, 1));
+	dev_dax_test_expect(test, t, 2, 0);
+}
+
+/* An error that comes while the one before is cleared is not cleared with it. */
+static void dev_dax_test_error_in_repair(struct kunit *test)
+{
+	struct dev_dax_test_repair *t = dev_dax_test_repairable(test);
+
+	dax_poison_add(t->dax_dev, 1, 1);
+	fake_error_dev = t->dax_dev;
+	fake_error = 1;
+	KUNIT_EXPECT_EQ(test, 0,
+			dev_dax_ops.zero_page_range(t->dax_dev, 0, TEST_PAGES));
+	KUNIT_EXPECT_TRUE(test, dax_poisoned(t->dax_dev, 1, 1));
+	KUNIT_EXPECT_EQ(test, 1, dax_poison_count(t->dax_dev, 0, TEST_PAGES));
+
+	/* One of another page does not stand in the way. */
+	fake_error = 2;
+	KUNIT_EXPECT_EQ(test, 0,
+			dev_dax_ops.zero_page_range(t->dax_dev, 0, 2));
+	KUNIT_EXPECT_FALSE(test, dax_poisoned(t->dax_dev, 0, 2));
+	KUNIT_EXPECT_TRUE(test, dax_poisoned(t->dax_dev, 2, 1));
+	KUNIT_EXPECT_EQ(test, 2, fake_calls);
+}
+
 static size_t dev_dax_test_write(struct dev_dax_test_repair *t, pgoff_t pgoff,
 				 size_t offset, void *buf, size_t bytes)
 {
@@ -351,6 +410,8 @@ static struct kunit_case dev_dax_test_cases[] = {
 	KUNIT_CASE(dev_dax_test_zero_skips),
 	KUNIT_CASE(dev_dax_test_zero_repairs),
 	KUNIT_CASE(dev_dax_test_zero_fails),
+	KUNIT_CASE(dev_dax_test_wipe),
+	KUNIT_CASE(dev_dax_test_error_in_repair),
 	KUNIT_CASE(dev_dax_test_recovery_write),
 	{}
 };

@@ -60,7 +60,7 @@ static DECLARE_DELAYED_WORK(dax_pinned_work, dax_pinned_poll);
  *	static pgmap is part of it
  * @pgmap: static, or allocated for this binding
  * @own_pgmap: the latter
- * @nr_regions: memory regions of @ranges that are requested
+ * @nr_regions: memory regions of @pgmap that are requested
  * @mapped: where there may be pins, from unbind on
  * @pgoff: no page before this one is pinned
  * @entry: in dax_pinned_memmaps
@@ -190,7 +190,7 @@ static void dax_memmap_release(struct kref *ref)
 	}
 
 	while (memmap->nr_regions--) {
-		struct range *range = &memmap->ranges[memmap->nr_regions].range;
+		struct range *range = &memmap->pgmap->ranges[memmap->nr_regions];
 
 		release_mem_region(range->start, range_len(range));
 	}
@@ -270,8 +270,9 @@ struct dax_memmap *devm_dax_memmap_request(struct dev_dax *dev_dax)
 	if (rc)
 		return ERR_PTR(rc);
 
-	for (i = 0; i < dev_dax->nr_range; i++) {
-		struct range *range = &memmap->ranges[i].range;
+	/* A static pgmap begins with what the provider needs for struct pages. */
+	for (i = 0; i < memmap->pgmap->nr_range; i++) {
+		struct range *range = &memmap->pgmap->ranges[i];
 
 		if (!request_mem_region(range->start, range_len(range),
 					dev_name(dev))) {

@@ -14,6 +14,7 @@
  *
  * Errors are rare, so all of this is built for an empty record.
  */
+#include <linux/atomic.h>
 #include <linux/dax.h>
 #include <linux/device.h>
 #include <linux/memremap.h>
@@ -21,6 +22,9 @@
 #include <linux/xarray.h>
 #include <trace/events/dax.h>
 #include "dax-private.h"
+
+/* Which error it is: a page may get another one while it is repaired. */
+static atomic_long_t dax_poison_nr;
 
 void dax_poison_init(struct dax_device *dax_dev)
 {
@@ -44,7 +48,8 @@ void dax_poison_add(struct dax_device *dax_dev, pgoff_t pgoff,
 
 	trace_dax_poison(dev_name(&dev_dax->dev), pgoff, nr_pages);
 	for (; nr_pages; nr_pages--, pgoff++)
-		xa_store(&dax_dev->poison, pgoff, xa_mk_value(0),
+		xa_store(&dax_dev->poison, pgoff,
+			 xa_mk_value(atomic_long_inc_return(&dax_poison_nr)),
 			 GFP_KERNEL | __GFP_NOFAIL);
 }
 
@@ -90,13 +95,27 @@ unsigned long dax_poison_count(struct dax_device *dax_dev, pgoff_t pgoff,
 EXPORT_SYMBOL_GPL(dax_poison_count);
 
 /**
+ * dax_poison_get - a page is about to be repaired
+ * @dax_dev: the device
+ * @pgoff: the page
+ *
+ * Return: the error, for dax_poison_del()
+ */
+void *dax_poison_get(struct dax_device *dax_dev, pgoff_t pgoff)
+{
+	return xa_load(&dax_dev->poison, pgoff);
+}
+
+/**
  * dax_poison_del - a page is repaired
  * @dax_dev: the device
  * @pgoff: the page
+ * @error: what dax_poison_get() returned before the repair: if there is
+ *	another one since, that stays on record
  */
-void dax_poison_del(struct dax_device *dax_dev, pgoff_t pgoff)
+void dax_poison_del(struct dax_device *dax_dev, pgoff_t pgoff, void *error)
 {
-	xa_erase(&dax_dev->poison, pgoff);
+	xa_cmpxchg(&dax_dev->poison, pgoff, error, NULL, 0);
 }
 
 /**

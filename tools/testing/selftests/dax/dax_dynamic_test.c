@@ -170,6 +170,34 @@ FIXTURE_TEARDOWN(dynamic)
 	EXPECT_EQ(0, delete_dev(self->region, self->dev));
 }
 
+/* What comes behind 16M of the region is not aligned to 1G, however large. */
+TEST_F(dynamic, misaligned)
+{
+	bool devdax = !strcmp(variant->drv, DAX_DRIVER), new_id = false;
+	char dev[64];
+	int r;
+
+	ASSERT_EQ(0, region_write(self->region, "create", "1"));
+	ASSERT_EQ(0, region_read(self->region, "create", dev, sizeof(dev)));
+	ASSERT_EQ(0, dax_write(dev, "align", "1073741824"));
+	r = set_size(dev, 1UL << 30);
+	if (r || dax_read_num(dev, "mapping0/start") % (1UL << 30) == 0) {
+		delete_dev(self->region, dev);
+		SKIP(return, "the region has no 1G free, or only aligned ones");
+	}
+
+	EXPECT_EQ(devdax ? -EINVAL : 0, dax_bind(dev, variant->drv, &new_id));
+	if (new_id)
+		dax_drv_write(variant->drv, "remove_id", dev);
+	ASSERT_EQ(0, dax_unbind(dev));
+	ASSERT_EQ(0, dax_write(dev, "align", "2097152"));
+	new_id = false;
+	EXPECT_EQ(0, dax_bind(dev, variant->drv, &new_id));
+	if (new_id)
+		dax_drv_write(variant->drv, "remove_id", dev);
+	EXPECT_EQ(0, delete_dev(self->region, dev));
+}
+
 /* Ranges are added to a device without a driver only. */
 TEST_F(dynamic, mapping_while_bound)
 {

@@ -42,6 +42,8 @@
 
 #define DECOY_DATA	0xdec0dec0dec0dec0ULL
 
+#define PROVIDER_DRIVER	"/sys/bus/nd/drivers/dax_pmem"
+
 #define LOOP_MS		500
 #define LOOP_TIMEOUT	120
 
@@ -782,6 +784,22 @@ TEST_F(exclusive, mapped_elsewhere)
 	dax_dev_munmap(&dax, mem, unit_offset(1), unit_size);
 }
 
+/* What an unbind has taken from a process keeps nobody else out. */
+TEST_F(exclusive, mapped_before_rebind)
+{
+	u64 *mem = dax_dev_mmap(&dax, unit_offset(0), unit_size);
+
+	TEST_ASSERT(host_can_write(mem), "The host cannot write");
+	unbind();
+	rebind();
+	reopen(&self->c);
+	TEST_ASSERT_OK(claim_unit(&self->c, 0));
+	TEST_ASSERT(!host_can_read(mem), "Read of what is claimed");
+	unclaim(&self->c, 0);
+	TEST_ASSERT(!host_can_read(mem), "Read of what is not claimed any more");
+	dax_dev_munmap(&dax, mem, unit_offset(0), unit_size);
+}
+
 /* A child inherits the mapping, and goes on when the parent has unmapped it. */
 TEST_F(exclusive, mapped_by_other_process)
 {
@@ -1124,23 +1142,33 @@ TEST_F(pins, outlives_guest_memfd)
 	claim_must_work(&self->c, unit_offset(0), unit_size);
 }
 
+static int bind_device(void)
+{
+	return dax_dev_bind(&dax, DAX_DRIVER_DEVICE);
+}
+
 /* Nobody can take pins back: unbind leaves the memory, and lets nobody have it. */
-static void unbind_with_pin(int fd)
+static void bind_with_pin(int (*bind)(void), int fd)
 {
 	int r, i;
 
-	unbind();
-	TEST_ASSERT_ERR(dax_dev_bind(&dax, DAX_DRIVER_DEVICE), EBUSY);
-	TEST_ASSERT_ERR(dax_dev_bind(&dax, DAX_DRIVER_DEVICE), EBUSY);
+	TEST_ASSERT_ERR(bind(), EBUSY);
+	TEST_ASSERT_ERR(bind(), EBUSY);
 	kvm_close(fd);
 
 	for (i = 0; i < 100; i++) {
-		r = dax_dev_bind(&dax, DAX_DRIVER_DEVICE);
+		r = bind();
 		if (r != -EBUSY)
 			break;
 		usleep(100000);
 	}
 	TEST_ASSERT_OK(r);
+}
+
+static void unbind_with_pin(int fd)
+{
+	unbind();
+	bind_with_pin(bind_device, fd);
 }
 
 TEST_F(pins, unbind)
@@ -1162,6 +1190,50 @@ TEST_F(pins, unbind_under_guest_memfd)
 	unbind_with_pin(pin(mem));
 	TEST_ASSERT(!host_can_read(mem), "A read after unbind");
 	kvm_munmap(mem, unit_size);
+}
+
+/* The device of libnvdimm that provides the memory */
+static char provider[32];
+
+static int provider_write(const char *attr)
+{
+	char path[64];
+	int fd, r;
+
+	snprintf(path, sizeof(path), PROVIDER_DRIVER "/%s", attr);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	r = write(fd, provider, strlen(provider)) < 0 ? -errno : 0;
+	kvm_close(fd);
+	return r;
+}
+
+static int bind_provider(void)
+{
+	return provider_write("bind");
+}
+
+/* Struct pages of pinned pages may stand in memory that is not the device's. */
+TEST_F(pins, provider_goes)
+{
+	char link[PATH_MAX], real[PATH_MAX];
+	int fd;
+
+	snprintf(link, sizeof(link), "/sys/bus/dax/devices/%s/..", dax.name);
+	TEST_ASSERT(realpath(link, real), "There is no %s", link);
+	snprintf(provider, sizeof(provider), "%.31s", strrchr(real, '/') + 1);
+	snprintf(link, sizeof(link), PROVIDER_DRIVER "/%s", provider);
+	if (access(link, F_OK))
+		SKIP(return, "The device is not on an NVDIMM");
+
+	fd = pin_dax(unit_offset(0));
+	unbind();
+	TEST_ASSERT_OK(provider_write("unbind"));
+	bind_with_pin(bind_provider, fd);
+
+	reopen(&self->c);
+	claim_must_work(&self->c, unit_offset(0), unit_size);
 }
 
 /* What another process cannot read either, in whatever mapping there is. */
@@ -3424,18 +3496,52 @@ TEST_F_TIMEOUT(gmem_race, one_holder, LOOP_TIMEOUT)
 		loop_stop(&loops[i]);
 }
 
+/* A claim again and again, against others who hold the range. */
+static void claim_against(struct ctx *c, void *(*fn)(void *))
+{
+	u64 start = 0, nr_claims = 0;
+	atomic_int holders = 0;
+	struct loop loop = { .holders = &holders };
+
+	loop_start(&loop, c, fn);
+	loop_wait(&loop);
+	while (time_is_left(&start) || !nr_claims) {
+		int fd = gmem_create(c->vm->fd, c->path->flags, c->dax_fd,
+				     unit_offset(0), unit_size);
+
+		if (fd == -EBUSY)
+			continue;
+		TEST_ASSERT(fd >= 0, "Unexpected error %d", fd);
+		TEST_ASSERT_EQ(atomic_load(&holders), 0);
+		usleep(200);
+		TEST_ASSERT_EQ(atomic_load(&holders), 0);
+		kvm_close(fd);
+		nr_claims++;
+	}
+	loop_stop(&loop);
+}
+
+/* Unit 0 of the device, or NULL while it is claimed. */
+static void *map_unclaimed(struct ctx *c)
+{
+	void *mem = mmap(NULL, unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 c->dax_fd, unit_offset(0));
+
+	if (mem != MAP_FAILED)
+		return mem;
+	TEST_ASSERT_EQ(errno, EBUSY);
+	return NULL;
+}
+
 static void *loop_mmap(void *arg)
 {
 	struct loop *loop = arg;
 	void *mem;
 
 	while (!READ_ONCE(loop->stop)) {
-		mem = mmap(NULL, unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			   loop->c->dax_fd, unit_offset(0));
-		if (mem == MAP_FAILED) {
-			TEST_ASSERT_EQ(errno, EBUSY);
+		mem = map_unclaimed(loop->c);
+		if (!mem)
 			continue;
-		}
 		if (host_can_write(mem)) {
 			atomic_fetch_add(loop->holders, 1);
 			host_can_write(mem);
@@ -3453,27 +3559,7 @@ static void *loop_mmap(void *arg)
  */
 TEST_F_TIMEOUT(gmem_race, claim_against_mmap, LOOP_TIMEOUT)
 {
-	u64 start = 0, nr_claims = 0;
-	atomic_int holders = 0;
-	struct loop map = {};
-
-	map.holders = &holders;
-	loop_start(&map, &self->c, loop_mmap);
-	loop_wait(&map);
-	while (time_is_left(&start) || !nr_claims) {
-		int fd = gmem_create(self->c.vm->fd, self->c.path->flags,
-				     self->c.dax_fd, unit_offset(0), unit_size);
-
-		if (fd == -EBUSY)
-			continue;
-		TEST_ASSERT(fd >= 0, "Unexpected error %d", fd);
-		TEST_ASSERT_EQ(atomic_load(&holders), 0);
-		usleep(100);
-		TEST_ASSERT_EQ(atomic_load(&holders), 0);
-		kvm_close(fd);
-		nr_claims++;
-	}
-	loop_stop(&map);
+	claim_against(&self->c, loop_mmap);
 }
 
 static void *loop_map(void *arg)
@@ -3482,12 +3568,9 @@ static void *loop_map(void *arg)
 	void *mem;
 
 	while (!READ_ONCE(loop->stop)) {
-		mem = mmap(NULL, unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			   loop->c->dax_fd, unit_offset(0));
-		if (mem == MAP_FAILED) {
-			TEST_ASSERT_EQ(errno, EBUSY);
+		mem = map_unclaimed(loop->c);
+		if (!mem)
 			continue;
-		}
 		TEST_ASSERT(host_can_write(mem), "SIGBUS for a refused claim");
 		kvm_munmap(mem, unit_size);
 		WRITE_ONCE(loop->rounds, loop->rounds + 1);
@@ -3521,12 +3604,9 @@ static void *loop_pin(void *arg)
 	int fd;
 
 	while (!READ_ONCE(loop->stop)) {
-		mem = mmap(NULL, unit_size, PROT_READ | PROT_WRITE, MAP_SHARED,
-			   loop->c->dax_fd, unit_offset(0));
-		if (mem == MAP_FAILED) {
-			TEST_ASSERT_EQ(errno, EBUSY);
+		mem = map_unclaimed(loop->c);
+		if (!mem)
 			continue;
-		}
 		fd = __pin(mem);
 		kvm_munmap(mem, unit_size);
 		if (fd < 0) {
@@ -3545,27 +3625,7 @@ static void *loop_pin(void *arg)
 /* As above, with nothing mapped most of the time. */
 TEST_F_TIMEOUT(gmem_race, claim_against_pin, LOOP_TIMEOUT)
 {
-	u64 start = 0, nr_claims = 0;
-	atomic_int holders = 0;
-	struct loop pins = {};
-
-	pins.holders = &holders;
-	loop_start(&pins, &self->c, loop_pin);
-	loop_wait(&pins);
-	while (time_is_left(&start) || !nr_claims) {
-		int fd = gmem_create(self->c.vm->fd, self->c.path->flags,
-				     self->c.dax_fd, unit_offset(0), unit_size);
-
-		if (fd == -EBUSY)
-			continue;
-		TEST_ASSERT(fd >= 0, "Unexpected error %d", fd);
-		TEST_ASSERT_EQ(atomic_load(&holders), 0);
-		usleep(200);
-		TEST_ASSERT_EQ(atomic_load(&holders), 0);
-		kvm_close(fd);
-		nr_claims++;
-	}
-	loop_stop(&pins);
+	claim_against(&self->c, loop_pin);
 }
 
 static void *loop_punch(void *arg)
@@ -3772,6 +3832,11 @@ TEST_F(delay, claimed_until_wiped)
 	guest_write(self->c.vcpu, MEM_GPA(0), GUEST_DATA);
 	touched = self->c.path->daxfd ? 0 :
 		  fdinfo_number(self->c.gmem[0], "initialised");
+	if (touched) {
+		/* A block counts once, however often it is zeroed. */
+		TEST_ASSERT_OK(punch(&self->c, SLOT_OFFSET, ZERO_SIZE));
+		guest_write(self->c.vcpu, MEM_GPA(0), GUEST_DATA);
+	}
 
 	if (!delay_start(_metadata, "zap"))
 		return;

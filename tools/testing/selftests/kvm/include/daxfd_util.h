@@ -192,6 +192,10 @@ void use_device(const char *path);
 /* For programs that include kvm_test_harness.h. */
 #define DAXFD_FIXTURE(name)		__DAXFD_FIXTURE(name, 1)
 #define __DAXFD_FIXTURE(name, nr_vcpus)						\
+	DAXFD_FIXTURE_WITH(name, nr_vcpus, (void)0, check_after_test())
+
+/* With what is to be done after the common setup, and at the end. */
+#define DAXFD_FIXTURE_WITH(name, nr_vcpus, setup, check)			\
 	FIXTURE(name) {								\
 		struct ctx c;							\
 	};									\
@@ -207,10 +211,11 @@ void use_device(const char *path);
 		    !(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(path->vm_type)))	\
 			SKIP(return, "KVM lacks CONFIG_KVM_SW_PROTECTED_VM");	\
 		ctx_setup(&self->c, path, nr_vcpus);				\
+		setup;								\
 	}									\
 										\
 	FIXTURE_TEARDOWN_PARENT(name) {						\
-		check_after_test();						\
+		check;								\
 	}
 
 #endif /* SELFTEST_KVM_DAXFD_UTIL_H */

@@ -253,22 +253,16 @@ static u64 touch(struct kvm_vcpu *vcpu, gpa_t gpa)
  * The guest's own page tables map the window by pages of 1G, so that they need no
  * memory of their own, and are not what limits the size.
  */
-static bool huge_setup(struct __test_metadata *_metadata, struct ctx *c,
-		       const struct path *path)
+static void huge_setup(struct __test_metadata *_metadata, struct ctx *c)
 {
-	if (path->vm_type &&
-	    !(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(path->vm_type)))
-		SKIP(return false, "KVM lacks CONFIG_KVM_SW_PROTECTED_VM");
 	if (!kvm_cpu_has(X86_FEATURE_GBPAGES))
-		SKIP(return false, "The CPU has no pages of 1G");
+		SKIP(return, "The CPU has no pages of 1G");
 	if (!has_mega)
-		SKIP(return false, "%s has no 2M that are aligned", dax.name);
+		SKIP(return, "%s has no 2M that are aligned", dax.name);
 
-	ctx_setup(c, path, 2);
 	virt_map_level(c->vm, WINDOW, WINDOW, WINDOW_SIZE, PG_LEVEL_1G);
-	if (!path->daxfd)
+	if (!c->path->daxfd)
 		TEST_ASSERT_OK(claim(c, 0, c->dax_fd, 0, dax.size));
-	return true;
 }
 
 static bool needs_giga(struct __test_metadata *_metadata)
@@ -278,28 +272,11 @@ static bool needs_giga(struct __test_metadata *_metadata)
 	return true;
 }
 
-#define HUGE_FIXTURE(name)						\
-	FIXTURE(name) {							\
-		struct ctx c;						\
-	};								\
-									\
-	FIXTURE_VARIANT(name) {						\
-		struct path path;					\
-	};								\
-									\
-	FIXTURE_SETUP(name) {						\
-		huge_setup(_metadata, &self->c, &variant->path);	\
-	}								\
-									\
-	FIXTURE_TEARDOWN_PARENT(name) {					\
-		check_after_test();					\
-	}
-
 /*
  * Where nothing has to be initialised, the extent and the memslot decide.
  */
 
-HUGE_FIXTURE(keep)
+DAXFD_FIXTURE_WITH(keep, 2, huge_setup(_metadata, &self->c), check_after_test())
 FIXTURE_VARIANT_ADD(keep, create_keep) { .path = PATH_create_keep };
 FIXTURE_VARIANT_ADD(keep, short) { .path = PATH_short };
 
@@ -571,7 +548,7 @@ TEST_F(keep, poison_in_a_mapping)
  * What is not initialised must not be mapped with what is.
  */
 
-HUGE_FIXTURE(zero)
+DAXFD_FIXTURE_WITH(zero, 2, huge_setup(_metadata, &self->c), check_after_test())
 FIXTURE_VARIANT_ADD(zero, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(zero, sw_protected) { .path = PATH_sw_protected };
 
@@ -1054,22 +1031,14 @@ static void write_file(const char *path, const char *text)
 	TEST_ASSERT(!fclose(f), "Writing '%s' to %s failed", text, path);
 }
 
-static const struct path keep_path = PATH_create_keep;
-
-FIXTURE(limit) {
-	struct ctx c;
-};
-
-FIXTURE_SETUP(limit)
-{
-	dax_dev_restore(&dax);
-}
-
-FIXTURE_TEARDOWN_PARENT(limit)
+static void stop_forcing(void)
 {
 	write_file(NX_HUGE_PAGES, "auto");
 	check_after_test();
 }
+
+DAXFD_FIXTURE_WITH(limit, 2, (void)0, stop_forcing())
+FIXTURE_VARIANT_ADD(limit, create_keep) { .path = PATH_create_keep };
 
 #define OPCODE_RET	0xc3
 
@@ -1082,8 +1051,7 @@ TEST_F(limit, nx_huge_pages)
 	u64 *mem;
 
 	write_file(NX_HUGE_PAGES, "force");
-	if (!huge_setup(_metadata, c, &keep_path))
-		return;
+	huge_setup(_metadata, c);
 	p = place_at(mega, SZ_2M, 0);
 	mem = __kvm_mmap(SZ_2M, PROT_READ | PROT_WRITE, MAP_SHARED, c->gmem[0], mega);
 	mem[SZ_64K / sizeof(*mem)] = OPCODE_RET;
@@ -1120,8 +1088,7 @@ TEST_F(limit, small_guest_ptes)
 	struct place p;
 	int i;
 
-	if (!huge_setup(_metadata, c, &keep_path))
-		return;
+	huge_setup(_metadata, c);
 	p = place_at(mega, SZ_2M, 0);
 	place(c, &p);
 	for (i = 0; i < NR_ALIAS; i++)
