@@ -15,13 +15,14 @@
  *   used	was ready at some time: to be wiped before the claim ends
  *
  * and a third bit, the lock of the block.  A block is zeroed under its lock,
- * once, by whoever needs it first.  A guest mapping may be as large as
- * physical memory allows, if all of it is ready already: what is zeroed for one
- * fault stays bounded, and the guest can wait for it.  It is wiped under its lock too, so when
+ * once, by whoever needs it first.  It is wiped under its lock too, so when
  * the last close and a revoke meet, no block is left out.
  *
+ * A fault zeroes one block, and maps more than that if all of it is ready
+ * already: so what a guest has to wait for is bounded.
+ *
  * Revocation.  The claim is dead before dax_gmem_revoke() is called.  Host
- * faults test that with invalidate_lock held (shared) until the PTE is in place,
+ * faults test that with invalidate_lock held until the page is mapped,
  * guest faults test it after they sampled kvm->mmu_invalidate_seq.
  * guest_memfd_zap() takes invalidate_lock exclusively and bumps the sequence:
  * what was mapped before is unmapped, and what comes later finds a dead claim.
@@ -448,65 +449,23 @@ static int dax_gmem_max_order(struct inode *inode, pgoff_t index,
 static vm_fault_t dax_gmem_map_page(struct dax_gmem *gmem, struct vm_fault *vmf,
 				    unsigned long pfn)
 {
+	/* Another fault was faster.  It held invalidate_lock exclusively. */
+	if (pmd_trans_huge(*vmf->pmd))
+		return VM_FAULT_NOPAGE;
+
 	/* A pin of the page may outlive the guest_memfd. */
 	dax_mapped_add(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, vmf->pgoff));
 	return vmf_insert_page_mkwrite(vmf, pfn_to_page(pfn),
 				       vmf->flags & FAULT_FLAG_WRITE);
 }
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/* What cannot change: the VMA, and the folio that the page is part of. */
-static bool dax_gmem_may_map_pmd(struct vm_fault *vmf, unsigned long pfn)
-{
-	unsigned long addr = vmf->address & PMD_MASK;
-
-	return addr >= vmf->vma->vm_start &&
-	       vmf->vma->vm_end - addr >= PMD_SIZE &&
-	       !((PHYS_PFN(vmf->address) ^ pfn) & ((1UL << PMD_ORDER) - 1)) &&
-	       folio_order(pfn_folio(pfn)) == PMD_ORDER;
-}
-
-/* Returns 0 if not all of the block may be mapped right now. */
-static vm_fault_t dax_gmem_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
-				   unsigned long pfn)
-{
-	pgoff_t start;
-
-	if (!dax_gmem_has_block(gmem, vmf->pgoff, pfn, PMD_ORDER, &start) ||
-	    !dax_gmem_is_ready(gmem, start, start + (1UL << PMD_ORDER)))
-		return 0;
-
-	dax_mapped_add(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, start));
-	return vmf_insert_folio_pmd(vmf, pfn_folio(pfn),
-				    vmf->flags & FAULT_FLAG_WRITE);
-}
-#else
-static bool dax_gmem_may_map_pmd(struct vm_fault *vmf, unsigned long pfn)
-{
-	return false;
-}
-
-static vm_fault_t dax_gmem_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
-				   unsigned long pfn)
-{
-	return 0;
-}
-#endif
-
-static vm_fault_t dax_gmem_fault(struct vm_fault *vmf, unsigned int order)
+static vm_fault_t dax_gmem_fault_page(struct vm_fault *vmf)
 {
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	struct dax_gmem *gmem = inode->i_private;
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	unsigned long pfn;
 	int id, rc;
-
-	/*
-	 * Nothing larger: to unmap a part of a PUD leaks a reference if the VMA
-	 * is not one of a DAX file.
-	 */
-	if (order && order != PMD_ORDER)
-		return VM_FAULT_FALLBACK;
 
 	/*
 	 * A task that is killed while it waits for a block gets SIGBUS, too:
@@ -517,26 +476,102 @@ static vm_fault_t dax_gmem_fault(struct vm_fault *vmf, unsigned int order)
 	rc = dax_gmem_lookup(gmem, vmf->pgoff, &pfn);
 	if (rc == -EHWPOISON)
 		ret = VM_FAULT_HWPOISON;
-	else if (!rc && !order)
-		ret = dax_gmem_map_page(gmem, vmf, pfn);
-	else if (!rc && dax_gmem_may_map_pmd(vmf, pfn))
-		ret = dax_gmem_map_pmd(gmem, vmf, pfn);
 	else if (!rc)
-		ret = VM_FAULT_FALLBACK;
+		ret = dax_gmem_map_page(gmem, vmf, pfn);
 	dax_read_unlock(id);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return ret;
+}
 
-	if (ret)
-		return ret;
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/* Is all of the PMD in the VMA, and one folio that is initialised? */
+static bool dax_gmem_may_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
+				 unsigned long pfn)
+{
+	unsigned long addr = vmf->address & PMD_MASK;
+	pgoff_t start;
 
-	/*
-	 * A memory error came up.  Others that did not see it may be about to
-	 * map all of the block, and must not find the page table that is there
-	 * after falling back: wait for them.
-	 */
+	return addr >= vmf->vma->vm_start &&
+	       vmf->vma->vm_end - addr >= PMD_SIZE &&
+	       !((PHYS_PFN(vmf->address) ^ pfn) & ((1UL << PMD_ORDER) - 1)) &&
+	       folio_order(pfn_folio(pfn)) == PMD_ORDER &&
+	       dax_gmem_has_block(gmem, vmf->pgoff, pfn, PMD_ORDER, &start) &&
+	       dax_gmem_is_ready(gmem, start, start + (1UL << PMD_ORDER));
+}
+
+/* Initialise the memory, for which other faults need not wait. */
+static bool dax_gmem_prepare_pmd(struct vm_fault *vmf)
+{
+	struct inode *inode = file_inode(vmf->vma->vm_file);
+	struct dax_gmem *gmem = inode->i_private;
+	unsigned long pfn;
+	bool ready;
+	int id;
+
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	id = dax_read_lock();
+	ready = !dax_gmem_lookup(gmem, vmf->pgoff, &pfn) &&
+		dax_gmem_may_map_pmd(gmem, vmf, pfn);
+	dax_read_unlock(id);
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return ready;
+}
+
+static vm_fault_t dax_gmem_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf)
+{
+	unsigned long pfn;
+
+	if (dax_claim_dead(&gmem->claim) ||
+	    dax_gmem_direct_access(gmem, vmf->pgoff, 1, &pfn) != 1 ||
+	    !dax_gmem_may_map_pmd(gmem, vmf, pfn))
+		return VM_FAULT_FALLBACK;
+
+	/* Another fault was faster, and mapped a page. */
+	if (!pmd_none(*vmf->pmd) && !pmd_trans_huge(*vmf->pmd))
+		return VM_FAULT_NOPAGE;
+
+	dax_mapped_add(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, vmf->pgoff));
+	return vmf_insert_folio_pmd(vmf, pfn_folio(pfn),
+				    vmf->flags & FAULT_FLAG_WRITE);
+}
+
+/*
+ * Two faults of the same PMD may come by different ways, for a hole or
+ * madvise() may empty it in between.  Neither insert_pmd() nor walk_to_pmd()
+ * takes that, so a PMD is inserted with invalidate_lock held exclusively, and a
+ * page with the lock held shared.
+ *
+ * Nothing larger is mapped: to unmap a part of a PUD leaks a reference if the VMA
+ * is not one of a DAX file.  And no more than what one fault initialises.
+ */
+static vm_fault_t dax_gmem_fault_pmd(struct vm_fault *vmf, unsigned int order)
+{
+	struct inode *inode = file_inode(vmf->vma->vm_file);
+	vm_fault_t ret;
+	int id;
+
+	if (order != PMD_ORDER || PMD_ORDER != DAX_GMEM_BLOCK_SHIFT)
+		return VM_FAULT_FALLBACK;
+	if (!dax_gmem_prepare_pmd(vmf))
+		return VM_FAULT_FALLBACK;
+
 	filemap_invalidate_lock(inode->i_mapping);
+	id = dax_read_lock();
+	ret = dax_gmem_map_pmd(inode->i_private, vmf);
+	dax_read_unlock(id);
 	filemap_invalidate_unlock(inode->i_mapping);
+	return ret;
+}
+#else
+static vm_fault_t dax_gmem_fault_pmd(struct vm_fault *vmf, unsigned int order)
+{
 	return VM_FAULT_FALLBACK;
+}
+#endif
+
+static vm_fault_t dax_gmem_fault(struct vm_fault *vmf, unsigned int order)
+{
+	return order ? dax_gmem_fault_pmd(vmf, order) : dax_gmem_fault_page(vmf);
 }
 
 static int dax_gmem_allocate_block(struct inode *inode, pgoff_t index)

@@ -55,7 +55,7 @@ enum guest_memfd_backend_flags {
  *	nothing to initialise.  May not sleep.  Returns the order, or -EFAULT.
  * @fault: fault of a user mapping of shared memory, as .huge_fault of
  *	vm_operations_struct; holds mmap_lock or the lock of the VMA.  Takes
- *	invalidate_lock (shared) around looking up a page and mapping it.  For
+ *	invalidate_lock around looking up memory and mapping it.  For
  *	@order 0 it may not return VM_FAULT_FALLBACK.
  * @allocate: initialise pages ahead of their first use.  May sleep; takes
  *	invalidate_lock (shared) itself.  Returns 0 or an errno for fallocate().

@@ -11,10 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -544,6 +547,39 @@ TEST_F(keep, poison_in_a_mapping)
 	rebind();
 }
 
+/* A guest goes on using what is next to the page, all the time. */
+TEST_F(keep, poison_beside_a_guest)
+{
+	struct ctx *c = &self->c;
+	u64 bad = 3ULL * SZ_2M + SZ_1M;
+	struct runner runner;
+	struct place p;
+	int i;
+
+	if (!needs_giga(_metadata))
+		return;
+
+	p = place_at(giga, SZ_1G, 0);
+	place(c, &p);
+	runner_start(&runner, c->vcpu, p.gpa + bad + page_size, 8);
+	for (i = 0; i < 8; i++) {
+		poison(phys_of(giga + bad - i * page_size));
+		TEST_ASSERT_EQ(vm_get_stat(c->vm, pages_1g), 0);
+	}
+	runner_stop(&runner);
+
+	for (i = 0; i < 2; i++) {
+		TEST_ASSERT_ERR(guest_do(c->vcpus[i], GUEST_READ,
+					 p.gpa + bad - i * page_size, 0, 1), EHWPOISON);
+		assert_memory_fault(c->vcpus[i], p.gpa + bad - i * page_size,
+				    page_size);
+	}
+	slot_del(c);
+	ctx_free(c);
+	unbind();
+	rebind();
+}
+
 /*
  * What is not initialised must not be mapped with what is.
  */
@@ -717,38 +753,40 @@ static void *punch_thread(void *arg)
 }
 
 static void check_sibling(struct ctx *c, const struct place *p, u64 hole,
-			  u64 sibling)
+			  u64 len, u64 sibling)
 {
 	struct punch punch = {
 		.fd = c->gmem[0],
 		.offset = p->offset + hole,
-		.len = SZ_2M,
+		.len = len,
 	};
+	u64 start = now_ms(), before;
 	pthread_t thread;
 
 	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_FL_KEEP_SIZE, p->offset,
 				    p->size));
 	TEST_ASSERT_OK(guest_do(c->vcpu, GUEST_FILL, p->gpa + hole, GUEST_DATA,
-				SZ_2M / page_size));
+				len / page_size));
 	delay_set("hole", DELAY_MS);
 	kvm_pthread_create(&thread, NULL, punch_thread, &punch);
-	usleep(DELAY_MS * 1000 / 4);
+	/* Until the hole is unmapped, and is going to be zeroed. */
+	while (vm_get_stat(c->vm, pages_1g) && now_ms() - start < 10 * DELAY_MS)
+		usleep(1000);
 
+	before = now_ms();
 	guest_write(c->vcpus[1], p->gpa + sibling, GUEST_DATA);
-	/* It waited for the hole, or could be mapped without it. */
-	if (!READ_ONCE(punch.done))
-		TEST_ASSERT_EQ(vm_get_stat(c->vm, pages_1g), 0);
+	TEST_ASSERT(READ_ONCE(punch.done) || now_ms() - before >= DELAY_MS / 4,
+		    "Mapped while the hole is made");
 	kvm_pthread_join(thread, NULL);
 	delay_set("hole", 0);
 
 	TEST_ASSERT_EQ(guest_read(c->vcpu, p->gpa + hole), 0);
-	TEST_ASSERT_EQ(guest_read(c->vcpu, p->gpa + hole + SZ_2M - page_size), 0);
+	TEST_ASSERT_EQ(guest_read(c->vcpu, p->gpa + hole + len - page_size), 0);
 	TEST_ASSERT_EQ(guest_read(c->vcpu, p->gpa + sibling), GUEST_DATA);
 }
 
-TEST_F(zero, sibling_of_a_hole)
+static void check_siblings(struct __test_metadata *_metadata, struct ctx *c)
 {
-	struct ctx *c = &self->c;
 	struct place p;
 
 	if (!needs_giga(_metadata))
@@ -758,9 +796,25 @@ TEST_F(zero, sibling_of_a_hole)
 
 	p = place_at(giga, SZ_1G, 0);
 	place(c, &p);
-	check_sibling(c, &p, 0, SZ_1G - page_size);
-	check_sibling(c, &p, SZ_1G - SZ_2M, SZ_1G - SZ_2M - page_size);
-	check_sibling(c, &p, 9ULL * SZ_2M, 8ULL * SZ_2M);
+	check_sibling(c, &p, 0, SZ_2M, SZ_1G - page_size);
+	check_sibling(c, &p, SZ_1G - SZ_2M, SZ_2M, SZ_1G - SZ_2M - page_size);
+	check_sibling(c, &p, 9ULL * SZ_2M, SZ_2M, 8ULL * SZ_2M);
+	/* The hole of a page: a sibling far away, and in the same 2M. */
+	check_sibling(c, &p, SZ_64K, page_size, SZ_512M);
+	check_sibling(c, &p, SZ_64K, page_size, SZ_64K + page_size);
+}
+
+TEST_F(zero, sibling_of_a_hole)
+{
+	check_siblings(_metadata, &self->c);
+}
+
+DAXFD_FIXTURE_WITH(keep_hole, 2, huge_setup(_metadata, &self->c), check_after_test())
+FIXTURE_VARIANT_ADD(keep_hole, create_keep) { .path = PATH_create_keep };
+
+TEST_F(keep_hole, sibling_of_a_hole)
+{
+	check_siblings(_metadata, &self->c);
 }
 
 static void *allocate_thread(void *arg)
@@ -857,13 +911,47 @@ static void host_check(u64 *mem, u64 first, u64 nr)
 		TEST_ASSERT_EQ(READ_ONCE(*host_page(mem, i)), HOST_DATA + i);
 }
 
+static bool thp_is_on(void)
+{
+	char buf[64] = "";
+	FILE *f;
+
+	f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+	if (!f)
+		return false;
+	TEST_ASSERT(fgets(buf, sizeof(buf), f), "Reading a setting failed");
+	fclose(f);
+	return !strstr(buf, "[never]");
+}
+
+static sigjmp_buf sigsegv_jmpbuf;
+
+static void sigsegv(int signum)
+{
+	siglongjmp(sigsegv_jmpbuf, 1);
+}
+
+static bool faults_with_sigsegv(u64 *mem)
+{
+	struct sigaction sa = { .sa_handler = sigsegv };
+
+	sigaction(SIGSEGV, &sa, NULL);
+	if (sigsetjmp(sigsegv_jmpbuf, 1))
+		return true;
+	READ_ONCE(*mem);
+	return false;
+}
+
 static u64 faults_per_2m(void)
 {
-	return dax.align == SZ_2M && thp_configured() ? 1 : SZ_2M / page_size;
+	return dax.align == SZ_2M && thp_is_on() ? 1 : SZ_2M / page_size;
 }
 
 TEST_F(host, aligned_address)
 {
+	if (!thp_configured())
+		SKIP(return, "The kernel has no transparent huge pages");
+
 	TEST_ASSERT_EQ(((u64)self->mem - mega) % SZ_2M, 0);
 }
 
@@ -932,6 +1020,8 @@ TEST_F(host, unmapped_in_the_middle)
 
 	host_fill(self->mem, 0, 3 * nr);
 	kvm_munmap(host_page(self->mem, hole), page_size);
+	TEST_ASSERT(faults_with_sigsegv(host_page(self->mem, hole)),
+		    "What was unmapped can be read");
 	host_check(self->mem, 0, hole);
 	host_check(self->mem, hole + 1, 3 * nr - hole - 1);
 }
@@ -987,35 +1077,112 @@ TEST_F(host, with_a_guest)
 		       HOST_DATA + nr - 1);
 }
 
-/* Faults of pages and of all of it meet: nobody loses a store. */
-static void *host_punch_thread(void *arg)
-{
-	struct punch *punch = arg;
+/*
+ * Faults of pages and of all of it meet: neither must find what it does not
+ * expect, and no store is lost.
+ */
+struct filler {
+	u64 *mem;
+	u64 first;
+	bool stop;
+};
 
-	while (!READ_ONCE(punch->done))
-		TEST_ASSERT_OK(do_fallocate(punch->fd, FALLOC_PUNCH,
-					    punch->offset, punch->len));
+static void *filler_thread(void *arg)
+{
+	const u64 nr = SZ_2M / page_size / 2;
+	struct filler *filler = arg;
+
+	while (!READ_ONCE(filler->stop)) {
+		host_fill(filler->mem, filler->first, nr);
+		host_check(filler->mem, filler->first, nr - 1);
+	}
 	return NULL;
+}
+
+static void fillers_run(u64 *mem, void (*disturb)(u64 *mem, int fd), int fd)
+{
+	struct filler fillers[2] = {
+		{ .mem = mem, .first = 0 },
+		{ .mem = mem, .first = SZ_2M / page_size / 2 },
+	};
+	pthread_t threads[2];
+	u64 start = now_ms();
+	int i;
+
+	for (i = 0; i < 2; i++)
+		kvm_pthread_create(&threads[i], NULL, filler_thread, &fillers[i]);
+	while (now_ms() - start < 2 * DELAY_MS)
+		disturb(mem, fd);
+	for (i = 0; i < 2; i++)
+		WRITE_ONCE(fillers[i].stop, true);
+	for (i = 0; i < 2; i++)
+		kvm_pthread_join(threads[i], NULL);
+}
+
+/* The last page of each half may read as zero. */
+static void make_hole(u64 *mem, int fd)
+{
+	TEST_ASSERT_OK(do_fallocate(fd, FALLOC_PUNCH, mega + SZ_2M - page_size,
+				    page_size));
+}
+
+static void drop_mapping(u64 *mem, int fd)
+{
+	TEST_ASSERT(!madvise(mem, SZ_2M, MADV_DONTNEED), "madvise() failed");
 }
 
 TEST_F(host, while_holes_are_made)
 {
-	const u64 nr = SZ_2M / page_size;
+	fillers_run(self->mem, make_hole, self->c.gmem[0]);
+}
+
+TEST_F(host, while_it_is_dropped)
+{
+	fillers_run(self->mem, drop_mapping, -1);
+}
+
+/*
+ * Both kinds of fault wait for a hole: one that began while huge pages were
+ * allowed, and one that began when they no longer were.
+ */
+static void *write_thread(void *arg)
+{
+	WRITE_ONCE(*(u64 *)arg, HOST_DATA);
+	return NULL;
+}
+
+TEST_F(host, both_kinds_at_once)
+{
 	struct punch punch = {
 		.fd = self->c.gmem[0],
-		.offset = mega + SZ_2M - page_size,
-		.len = page_size,
+		.offset = mega,
+		.len = SZ_2M,
 	};
-	pthread_t thread;
+	pthread_t threads[3];
 	int i;
 
-	kvm_pthread_create(&thread, NULL, host_punch_thread, &punch);
-	for (i = 0; i < 100; i++) {
-		host_fill(self->mem, 0, nr);
-		host_check(self->mem, 0, nr - 1);
+	if (!delay_set("hole", DELAY_MS))
+		SKIP(return, "KVM lacks CONFIG_KVM_GUEST_DAXFD_DELAY");
+
+	for (i = 0; i < 4; i++) {
+		kvm_pthread_create(&threads[0], NULL, punch_thread, &punch);
+		usleep(DELAY_MS * 1000 / 4);
+		kvm_pthread_create(&threads[1], NULL, write_thread,
+				   host_page(self->mem, 1));
+		usleep(DELAY_MS * 1000 / 4);
+		TEST_ASSERT(!prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "prctl() failed");
+		kvm_pthread_create(&threads[2], NULL, write_thread,
+				   host_page(self->mem, 2));
+		kvm_pthread_join(threads[0], NULL);
+		kvm_pthread_join(threads[1], NULL);
+		kvm_pthread_join(threads[2], NULL);
+		TEST_ASSERT(!prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), "prctl() failed");
+		TEST_ASSERT_EQ(*host_page(self->mem, 1), HOST_DATA);
+		TEST_ASSERT_EQ(*host_page(self->mem, 2), HOST_DATA);
+		/* With the page table, or the next round has no huge page. */
+		drop_mapping(self->mem, -1);
 	}
-	WRITE_ONCE(punch.done, true);
-	kvm_pthread_join(thread, NULL);
+	delay_set("hole", 0);
 }
 
 /*
@@ -1111,13 +1278,14 @@ TEST_F(limit, small_guest_ptes)
 
 static void read_aliases(void)
 {
+	/* The first page says where it is, and by that where the others are. */
 	gpa_t gpa = READ_ONCE(*(u64 *)ALIAS);
+	bool scattered = gpa % SZ_2M;
 	int i;
 
-	/* The first page says where they are. */
 	for (i = 0; i < NR_ALIAS; i++)
-		GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(ALIAS + i * SZ_4K)),
-				alias_target(gpa - SZ_4K, i));
+		GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(ALIAS + i * SZ_4K)), scattered ?
+				alias_target(gpa - SZ_4K, i) : gpa + i * SZ_4K);
 }
 
 static void l2_code(void)
@@ -1199,6 +1367,7 @@ TEST_F(limit, small_nested_ptes)
 	if (!kvm_is_tdp_enabled() || !kvm_cpu_has_tdp())
 		SKIP(return, "KVM has no nested two-dimensional paging here");
 	check_nested(dax_dev_open(&dax), true);
+	check_nested(dax_dev_open(&dax), false);
 }
 
 int main(int argc, char *argv[])
@@ -1210,6 +1379,8 @@ int main(int argc, char *argv[])
 	require(!geteuid(), "Only root can read physical addresses");
 	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
 	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require(!access(CORRUPT_PFN, W_OK),
+		"There is no " CORRUPT_PFN ": it takes CONFIG_HWPOISON_INJECT, and debugfs");
 
 	use_device(path);
 	learn_device();
