@@ -164,10 +164,18 @@ own_nvdimm() {	# ALIGNMENT
 	own_job nvdimm "DAX_$1" |
 		boot "own-$1" -k "${KERNELS}debug" -m 4 -t 1800 -d "$1" -o "$BUILD/out/$SELFTESTS/t"
 }
+# Devices with room for 1G that is aligned in physical memory. The other tests
+# have smaller ones: binding a device takes the longer the larger it is.
+own_huge() {
+	local a
+	for a in 4K 2M 1G; do
+		echo "./run ktap huge-$a 500 ./guest_daxfd_huge_test -d \$DAX_$a"
+	done | boot own-huge -k "${KERNELS}debug" -m 4 -t 1800 -d 4K:3G -d 2M:3G -d 1G -o "$BUILD/out/$SELFTESTS/t"
+}
 # Shadow paging: KVM walks and maps what the guest's page tables say.
 own_npt0() {
 	own_job npt0 DAX_2M |
-		boot own-npt0 -k "${KERNELS}debug" -m 4 -t 900 -d 2M -x "kvm_amd.npt=0 kvm_intel.ept=0" -o "$BUILD/out/$SELFTESTS/t"
+		boot own-npt0 -k "${KERNELS}debug" -m 4 -t 900 -d 2M:3G -x "kvm_amd.npt=0 kvm_intel.ept=0" -o "$BUILD/out/$SELFTESTS/t"
 }
 # On the region of 3 GiB, a device of two pieces: the second starts 512 MiB into
 # the region and ends within a gigabyte, the first is physically behind it.
@@ -201,8 +209,9 @@ own_soft() {
 part_own() {
 	local a
 	for a in ${ALIGNS:-4K 2M 1G}; do bg own_nvdimm "$a"; done
-	bg own_npt0
+	bg own_huge
 	bg own_soft
+	bg own_npt0
 	bg_wait
 }
 
