@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory errors on /dev/daxX.Y, as MADV_HWPOISON and CONFIG_HWPOISON_INJECT
- * simulate them.
+ * Memory errors on /dev/daxX.Y, as MADV_HWPOISON and hard_offline_page in
+ * sysfs simulate them.
  *
  * DESTROYS THE CONTENTS of the device, which the tester must name:
  *
@@ -18,7 +18,7 @@
 #include "dax_utils.h"
 #include "kselftest_harness.h"
 
-#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+#define HARD_OFFLINE	"/sys/devices/system/memory/hard_offline_page"
 #define RACE_SECONDS	5
 
 static sigjmp_buf sigbus_jmpbuf;
@@ -214,18 +214,18 @@ TEST_F(dax_poison, fallocate)
 /* The generic code knows a page by those who have mapped it. */
 TEST_F(dax_poison, never_mapped)
 {
-	char pfn[32];
+	char phys[32];
 
-	if (access(CORRUPT_PFN, W_OK))
-		SKIP(return, "needs CONFIG_HWPOISON_INJECT and debugfs");
-	snprintf(pfn, sizeof(pfn), "%#llx",
-		 dax_read_num(self->dev, "resource") / self->page_size);
-	EXPECT_EQ(-EBUSY, write_file(CORRUPT_PFN, pfn));
+	if (access(HARD_OFFLINE, W_OK))
+		SKIP(return, "needs CONFIG_MEMORY_FAILURE and MEMORY_HOTPLUG");
+	snprintf(phys, sizeof(phys), "%#llx",
+		 dax_read_num(self->dev, "resource"));
+	EXPECT_EQ(-EBUSY, write_file(HARD_OFFLINE, phys));
 	EXPECT_EQ(BUS_MCEERR_AR, touch(self->mem));
 }
 
 struct race {
-	char pfn[32];
+	char phys[32];
 	bool stop;
 	unsigned long rounds;
 };
@@ -236,7 +236,7 @@ static void *poison_loop(void *data)
 
 	while (!__atomic_load_n(&race->stop, __ATOMIC_RELAXED)) {
 		/* The result depends on whether there is a device. */
-		write_file(CORRUPT_PFN, race->pfn);
+		write_file(HARD_OFFLINE, race->phys);
 		race->rounds++;
 	}
 	return NULL;
@@ -249,10 +249,10 @@ TEST_F_TIMEOUT(dax_poison, races_with_unbind, RACE_SECONDS + 115)
 	pthread_t thread;
 	int n;
 
-	if (access(CORRUPT_PFN, W_OK))
-		SKIP(return, "needs CONFIG_HWPOISON_INJECT and debugfs");
-	snprintf(race.pfn, sizeof(race.pfn), "%#llx",
-		 dax_read_num(self->dev, "resource") / self->page_size);
+	if (access(HARD_OFFLINE, W_OK))
+		SKIP(return, "needs CONFIG_MEMORY_FAILURE and MEMORY_HOTPLUG");
+	snprintf(race.phys, sizeof(race.phys), "%#llx",
+		 dax_read_num(self->dev, "resource"));
 	munmap(self->mem, self->len);
 	self->mem = MAP_FAILED;
 

@@ -3,8 +3,8 @@
  * Memory errors of guest memory that is on device-DAX: a page with an error is
  * lost for everybody, and no other page is.
  *
- * The errors are simulated: CONFIG_HWPOISON_INJECT takes the number of a page,
- * MADV_HWPOISON an address.
+ * The errors are simulated: hard_offline_page in sysfs takes a physical address,
+ * MADV_HWPOISON a virtual one.
  *
  * DESTROYS THE CONTENTS of the device that -d or GUEST_DAXFD_DEV names, and
  * binds it anew after each case, which makes the kernel forget the errors.
@@ -28,7 +28,7 @@
 
 #include "kvm_test_harness.h"
 
-#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+#define HARD_OFFLINE	"/sys/devices/system/memory/hard_offline_page"
 
 /* In the middle of the first block of 2M of the slot, as are its neighbours. */
 #define BAD		(SZ_1M + 5 * SZ_16K)
@@ -117,9 +117,9 @@ static int poison_pfn(u64 pfn)
 	char buf[32];
 	int fd, r;
 
-	fd = open(CORRUPT_PFN, O_WRONLY | O_CLOEXEC);
-	TEST_ASSERT(fd >= 0, "Opening " CORRUPT_PFN " failed");
-	snprintf(buf, sizeof(buf), "0x%lx", pfn);
+	fd = open(HARD_OFFLINE, O_WRONLY | O_CLOEXEC);
+	TEST_ASSERT(fd >= 0, "Opening " HARD_OFFLINE " failed");
+	snprintf(buf, sizeof(buf), "0x%lx", pfn * page_size);
 
 	catch_sigbus();
 	if (sigsetjmp(sigbus_jmpbuf, 1))
@@ -674,8 +674,8 @@ int main(int argc, char *argv[])
 	require(!geteuid(), "Only root can unbind a device");
 	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
 	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
-	require(!access(CORRUPT_PFN, W_OK),
-		"There is no " CORRUPT_PFN ": it takes CONFIG_HWPOISON_INJECT, and debugfs");
+	require(!access(HARD_OFFLINE, W_OK),
+		"There is no " HARD_OFFLINE ": it takes CONFIG_MEMORY_FAILURE and MEMORY_HOTPLUG");
 
 	use_device(path);
 	return test_harness_run(argc, argv);
