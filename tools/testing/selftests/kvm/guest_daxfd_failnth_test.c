@@ -418,6 +418,9 @@ static void prepare_mmap(struct ctx *c)
 {
 	TEST_ASSERT_OK(claim_unit(c, 0));
 	TEST_ASSERT_OK(call_mmap(c));
+	/* A huge page needs no page table. */
+	TEST_ASSERT(!madvise(mapping, unit_size, MADV_NOHUGEPAGE) ||
+		    errno == EINVAL, "madvise() failed");
 }
 
 /* A fault that returns an errno instead of asking for another try. */
