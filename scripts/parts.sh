@@ -220,13 +220,11 @@ part_own() {
 # soft-reserved one is made here. At most 3 minutes are the short form.
 STRESS_CASES=28
 part_stress() {
-	local minutes=${MINUTES:-3} per limit d quick='' short=''
+	local minutes=${MINUTES:-3} per limit d quick=''
 	per=$(((minutes * 60 - 60) / (4 * STRESS_CASES)))
-	# The short form leaves out what has no bound: the page allocator gives memory
-	# that was RAM for a while back when it can.
-	if [ "$minutes" -le 3 ]; then per=1 quick=' -F fail_guest' short=' -F kmem'; fi
+	if [ "$minutes" -le 3 ]; then per=1 quick=' -F fail_guest'; fi
 	[ "$per" -ge 1 ] || per=1
-	limit=$((per * STRESS_CASES * 2 + 400))
+	limit=$((per * STRESS_CASES * 2 + 150))
 	{
 		cat <<-'JOB'
 		soft=${DAX_SOFT#/dev/}
@@ -234,7 +232,7 @@ part_stress() {
 		[ -e "/sys/bus/dax/devices/$soft/driver" ] || echo "$soft" > /sys/bus/dax/drivers/device_dax/bind
 		JOB
 		for d in 4K 2M 1G SOFT; do
-			echo "./run ktap stress-$d $limit ./guest_daxfd_stress_test -d \$DAX_$d -s $per$short"
+			echo "./run ktap stress-$d $limit ./guest_daxfd_stress_test -d \$DAX_$d -s $per"
 		done
 		echo "./run ktap guest_daxfd_failnth_test 600 ./guest_daxfd_failnth_test -d \$DAX_2M$quick"
 	} | boot "stress-$minutes" -w -k "${KERNELS}debug" -m 4 -t $((limit * 4 + 700)) \
