@@ -16,8 +16,9 @@
  * dead, in one critical section, then calls the owners one after the other,
  * and only then kills the dax_device.  So an owner finds the device alive in
  * its callback, and whoever tests dax_claim_dead() finds it true before
- * the callback began.  A claim is off the list once it is revoked; the device
- * that is bound the next time starts with none.
+ * the callback began.  In a dax read section that has found it false the device
+ * stays alive until the section ends.  A claim is off the list once it is
+ * revoked; the device that is bound the next time starts with none.
  *
  * Mappings and pins.  device_dax checks dax_range_check() when it maps and,
  * because a mapping may be older than a claim, at each fault.  dax_claim()
@@ -371,6 +372,9 @@ void dax_claims_kill(struct dax_device *dax_dev)
 						 struct dax_claim, entry)))
 		dax_claim_revoke(claim);
 	spin_unlock(&claims->lock);
+
+	/* Who has seen a claim alive uses the device until its section ends. */
+	dax_synchronize();
 }
 
 /**

@@ -3,8 +3,10 @@
  * KUnit tests of the dax operations, included by ops.c.
  */
 #include <kunit/test.h>
+#include <linux/completion.h>
 #include <linux/range.h>
 #include <linux/sizes.h>
+#include <linux/workqueue.h>
 
 /*
  * The window that a caller under dax_read_lock() is in when it has seen the
@@ -38,6 +40,48 @@ static void dev_dax_test_dying_device(struct kunit *test)
 			dev_dax_ops.zero_page_range(dax_dev, 0, 1));
 
 	put_dax(dax_dev);
+}
+
+struct dev_dax_test_kill {
+	struct work_struct work;
+	struct completion done;
+	struct dax_device *dax_dev;
+};
+
+static void dev_dax_test_kill_work(struct work_struct *work)
+{
+	struct dev_dax_test_kill *kill =
+		container_of(work, struct dev_dax_test_kill, work);
+
+	dax_claims_kill(kill->dax_dev);
+	complete(&kill->done);
+}
+
+/*
+ * Who finds a claim alive in a read section is not to find the device dead
+ * further on, and to fail with the error of a device instead of a claim.
+ */
+static void dev_dax_test_kill_waits(struct kunit *test)
+{
+	struct dev_dax_test_kill kill;
+	int id;
+
+	kill.dax_dev = alloc_dax(NULL, NULL);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kill.dax_dev);
+	init_completion(&kill.done);
+	INIT_WORK_ONSTACK(&kill.work, dev_dax_test_kill_work);
+
+	id = dax_read_lock();
+	schedule_work(&kill.work);
+	KUNIT_EXPECT_EQ(test, 0,
+			wait_for_completion_timeout(&kill.done, HZ / 10));
+	dax_read_unlock(id);
+	flush_work(&kill.work);
+	KUNIT_EXPECT_TRUE(test, completion_done(&kill.done));
+	destroy_work_on_stack(&kill.work);
+
+	kill_dax(kill.dax_dev);
+	put_dax(kill.dax_dev);
 }
 
 /* Two ranges that are adjacent on the device and nowhere else. */
@@ -405,6 +449,7 @@ static void dev_dax_test_recovery_write(struct kunit *test)
 static struct kunit_case dev_dax_test_cases[] = {
 	KUNIT_CASE(dev_dax_test_ranges),
 	KUNIT_CASE(dev_dax_test_dying_device),
+	KUNIT_CASE(dev_dax_test_kill_waits),
 	KUNIT_CASE(dev_dax_test_record),
 	KUNIT_CASE(dev_dax_test_poison_access),
 	KUNIT_CASE(dev_dax_test_zero_skips),
