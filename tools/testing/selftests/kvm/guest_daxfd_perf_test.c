@@ -166,26 +166,19 @@ static u64 time_shared(void (*fn)(struct share *share), void *arg, void **args)
 /* Where in a guest_memfd the physical address is a multiple of @align. */
 static bool find_extent(int fd, u64 align, u64 *offset)
 {
-	u64 start, end, first, pos = 0;
-	char path[64], line[256];
-	bool found = false;
-	FILE *f;
+	struct dax_extent extents[MAX_EXTENTS];
+	int i, nr = fdinfo_extents(fd, extents, MAX_EXTENTS);
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "There is no %s", path);
-	while (!found && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "dax-extent:\t%lx-%lx", &start, &end) != 2)
-			continue;
-		first = ALIGN(start, align);
-		if (first <= end && end - first + 1 >= opt.size) {
-			*offset = pos + first - start;
-			found = true;
+	for (i = 0; i < nr; i++) {
+		u64 skip = -extents[i].phys & (align - 1);
+
+		if (extents[i].size >= skip &&
+		    extents[i].size - skip >= opt.size) {
+			*offset = extents[i].offset + skip;
+			return true;
 		}
-		pos += end - start + 1;
 	}
-	fclose(f);
-	return found;
+	return false;
 }
 
 /*

@@ -45,24 +45,15 @@ static u64 bad_pfn;
 /* The physical address of a byte of a guest_memfd. */
 static u64 fdinfo_phys(int fd, u64 offset)
 {
-	u64 first, last, phys = 0;
-	char path[64], line[256];
-	FILE *f;
+	struct dax_extent extents[MAX_EXTENTS];
+	int i, nr = fdinfo_extents(fd, extents, MAX_EXTENTS);
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "There is no %s", path);
-	while (!phys && fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "dax-extent: %lx-%lx", &first, &last) != 2)
-			continue;
-		if (offset <= last - first)
-			phys = first + offset;
-		else
-			offset -= last - first + 1;
+	for (i = 0; i < nr; i++) {
+		if (offset - extents[i].offset < extents[i].size)
+			return extents[i].phys + offset - extents[i].offset;
 	}
-	fclose(f);
-	TEST_ASSERT(phys, "No extent of the file has the offset 0x%lx", offset);
-	return phys;
+	TEST_FAIL("No extent of the file has the offset 0x%lx", offset);
+	return 0;
 }
 
 /* A guest_memfd that nobody uses leaves no traces on the device. */

@@ -1239,28 +1239,6 @@ static void guest_write_secret(struct guest_cmd *cmd)
 	}
 }
 
-/*
- * The vCPUs stand still while memory goes online or offline.  Under QEMU 7.2's
- * TCG, vCPUs that enter and leave their guest without end meanwhile come to have
- * registers that are not theirs, as does the kernel, with anonymous memory as
- * well.
- */
-static void kmem_set_states(struct ctx *c, struct hammer *hammers,
-			    const char *first, const char *second)
-{
-	int i;
-
-	for (i = 0; i < 2; i++)
-		loop_stop(&hammers[i].loop);
-	dax_dev_set_state(&dax, first);
-	if (second)
-		dax_dev_set_state(&dax, second);
-	for (i = 0; i < 2; i++) {
-		loop_start(&hammers[i].loop, c, hammer_thread);
-		hammer_must_hang(&hammers[i]);
-	}
-}
-
 /* When it is RAM, the guests write something that has never been there. */
 static void kmem_round(struct ctx *c, struct hammer *hammers, struct ram *ram)
 {
@@ -1271,7 +1249,8 @@ static void kmem_round(struct ctx *c, struct hammer *hammers, struct ram *ram)
 	TEST_ASSERT(dax_dev_is_bound(&dax, DAX_DRIVER_KMEM),
 		    "%s is not bound to %s", dax.name, DAX_DRIVER_KMEM);
 	/* The driver onlines what is unplugged, and nothing else. */
-	kmem_set_states(c, hammers, "unplugged", "online_movable");
+	dax_dev_set_state(&dax, "unplugged");
+	dax_dev_set_state(&dax, "online_movable");
 
 	for (i = 0; i < 2; i++) {
 		WRITE_ONCE(guest_cmd(c->vcpus[i])->val, LATE_SECRET);
@@ -1287,7 +1266,6 @@ static void kmem_round(struct ctx *c, struct hammer *hammers, struct ram *ram)
 		hammer_must_hang(&hammers[i]);
 	TEST_ASSERT_EQ(ram_count(ram, LATE_SECRET), 0);
 
-	kmem_set_states(c, hammers, "unplugged", NULL);
 	dax_dev_restore(&dax);
 }
 

@@ -43,4 +43,14 @@ void dax_dev_check(struct dax_dev *dev, u64 offset, u64 len, u64 val);
 bool fdinfo_get(int fd, const char *key, char *val, size_t size);
 u64 fdinfo_number(int fd, const char *key);
 
+#define MAX_EXTENTS	64
+
+struct dax_extent {
+	u64 offset;
+	u64 phys;
+	u64 size;
+};
+
+int fdinfo_extents(int fd, struct dax_extent *extents, int max);
+
 #endif /* SELFTEST_KVM_DAX_UTIL_H */

@@ -292,3 +292,29 @@ u64 fdinfo_number(int fd, const char *key)
 	TEST_ASSERT(fdinfo_get(fd, key, val, sizeof(val)), "fdinfo has no '%s'", key);
 	return strtoull(val, NULL, 0);
 }
+
+/* Physical memory of a guest_memfd, in the order of its offsets. */
+int fdinfo_extents(int fd, struct dax_extent *extents, int max)
+{
+	u64 offset = 0, first, last;
+	char path[64], line[256];
+	int nr = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	TEST_ASSERT(f, "There is no %s", path);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "dax-extent: %lx-%lx", &first, &last) != 2)
+			continue;
+		TEST_ASSERT(nr < max, "More than %d extents", max);
+		extents[nr++] = (struct dax_extent) {
+			.offset = offset,
+			.phys = first,
+			.size = last - first + 1,
+		};
+		offset += last - first + 1;
+	}
+	fclose(f);
+	return nr;
+}

@@ -42,14 +42,9 @@
 #define PAGES_PER_1G	(SZ_1G / SZ_4K)
 #define BLOCKS_PER_1G	(SZ_1G / SZ_2M)
 #define DELAY_MS	1000
-#define MAX_EXTENTS	64
 
-/* Physical memory of the device, in the order of its offsets. */
-static struct extent {
-	u64 offset;
-	u64 phys;
-	u64 size;
-} extents[MAX_EXTENTS];
+/* Physical memory of the device. */
+static struct dax_extent extents[MAX_EXTENTS];
 static int nr_extents;
 
 /* Offset of the first whole 1G of physical memory, and of the first 2M. */
@@ -57,30 +52,6 @@ static u64 giga, mega;
 static bool has_giga, has_mega;
 
 static const u64 sizes[] = { SZ_1G, SZ_2M, SZ_4K };
-
-static void read_extents(int fd)
-{
-	u64 offset = 0, first, last;
-	char path[64], line[256];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "There is no %s", path);
-	while (fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "dax-extent: %lx-%lx", &first, &last) != 2)
-			continue;
-		TEST_ASSERT(nr_extents < MAX_EXTENTS, "Too many extents");
-		extents[nr_extents++] = (struct extent) {
-			.offset = offset,
-			.phys = first,
-			.size = last - first + 1,
-		};
-		offset += last - first + 1;
-	}
-	fclose(f);
-	TEST_ASSERT_EQ(offset, dax.size);
-}
 
 /* The first piece of physical memory that is aligned to its size. */
 static bool find_aligned(u64 size, u64 *offset)
@@ -98,7 +69,7 @@ static bool find_aligned(u64 size, u64 *offset)
 	return false;
 }
 
-static const struct extent *extent_of(u64 offset)
+static const struct dax_extent *extent_of(u64 offset)
 {
 	int i;
 
@@ -111,7 +82,7 @@ static const struct extent *extent_of(u64 offset)
 
 static u64 phys_of(u64 offset)
 {
-	const struct extent *e = extent_of(offset);
+	const struct dax_extent *e = extent_of(offset);
 
 	return e->phys + offset - e->offset;
 }
@@ -124,7 +95,10 @@ static void learn_device(void)
 			     dax_fd, 0, dax.size);
 
 	TEST_ASSERT(fd >= 0, "Claiming the device failed: %d", fd);
-	read_extents(fd);
+	nr_extents = fdinfo_extents(fd, extents, MAX_EXTENTS);
+	TEST_ASSERT(nr_extents, "The file shows no extents");
+	TEST_ASSERT_EQ(extents[nr_extents - 1].offset +
+		       extents[nr_extents - 1].size, dax.size);
 	kvm_close(fd);
 	kvm_close(dax_fd);
 	kvm_close(vm_fd);
@@ -147,7 +121,7 @@ struct place {
 static u64 largest_at(const struct place *p, gpa_t gpa)
 {
 	u64 offset = p->offset + gpa - p->gpa;
-	const struct extent *e = extent_of(offset);
+	const struct dax_extent *e = extent_of(offset);
 	u64 phys = phys_of(offset);
 	int i;
 
