@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -1161,6 +1162,58 @@ TEST_F(host, both_kinds_at_once)
 		TEST_ASSERT_EQ(*host_page(self->mem, 1), HOST_DATA);
 		TEST_ASSERT_EQ(*host_page(self->mem, 2), HOST_DATA);
 		/* With the page table, or the next round has no huge page. */
+		drop_mapping(self->mem, -1);
+	}
+	delay_set("hole", 0);
+}
+
+/*
+ * The other way round: who wants a page began while nothing was mapped, but
+ * waits for the lock behind who wants a PMD.  That one must not come before the
+ * second hole: it shares its CPU with who makes that, and is preempted.
+ */
+static void *punch_fifo_thread(void *arg)
+{
+	struct sched_param param = { .sched_priority = 1 };
+
+	TEST_ASSERT(!sched_setscheduler(0, SCHED_FIFO, &param),
+		    "Becoming a realtime task failed");
+	return punch_thread(arg);
+}
+
+TEST_F(host, a_page_after_a_pmd)
+{
+	struct punch holes[] = {
+		{ .fd = self->c.gmem[0], .offset = mega, .len = SZ_2M },
+		/* Leaves our memory alone, and has it wait all the same. */
+		{ .fd = self->c.gmem[0], .offset = mega + SZ_2M, .len = SZ_2M },
+	};
+	pthread_t threads[4];
+	int i, j;
+
+	if (!delay_set("hole", DELAY_MS))
+		SKIP(return, "KVM lacks CONFIG_KVM_GUEST_DAXFD_DELAY");
+
+	pin_self_to_cpu(0);
+	for (i = 0; i < 3; i++) {
+		kvm_pthread_create(&threads[0], NULL, punch_thread, &holes[0]);
+		usleep(DELAY_MS * 1000 / 4);
+		kvm_pthread_create(&threads[1], NULL, write_thread,
+				   host_page(self->mem, 1));
+		usleep(DELAY_MS * 1000 / 4);
+		kvm_pthread_create(&threads[2], NULL, punch_fifo_thread,
+				   &holes[1]);
+		kvm_pthread_join(threads[0], NULL);
+		/* The memory of the PMD is initialised meanwhile. */
+		usleep(DELAY_MS * 1000 / 2);
+		TEST_ASSERT(!prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "prctl() failed");
+		kvm_pthread_create(&threads[3], NULL, write_thread,
+				   host_page(self->mem, 2));
+		for (j = 1; j < ARRAY_SIZE(threads); j++)
+			kvm_pthread_join(threads[j], NULL);
+		TEST_ASSERT(!prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), "prctl() failed");
+		TEST_ASSERT_EQ(*host_page(self->mem, 1), HOST_DATA);
+		TEST_ASSERT_EQ(*host_page(self->mem, 2), HOST_DATA);
 		drop_mapping(self->mem, -1);
 	}
 	delay_set("hole", 0);
