@@ -218,23 +218,30 @@ part_own() {
 # Races, over and over, for MINUTES in all, and with one of the kernel's reports
 # the machine stops. One host has all kinds of devices: booting takes long. The
 # soft-reserved one is made here. At most 3 minutes are the short form.
+STRESS_CASES=28
+stress_races() {	# SECONDS-A-CASE MORE-FOR-FAILNTH
+	local limit=$(($1 * STRESS_CASES * 2 + 150))
+	{
+		stress_jobs $limit "-F kmem -s $1"
+		echo "./run ktap guest_daxfd_failnth_test 600 ./guest_daxfd_failnth_test -d \$DAX_2M$2"
+	} | stress_boot "stress-$minutes" $((limit * 4 + 700))
+}
 # Where vCPUs go on while memory goes online, QEMU 7.2 with a thread for each CPU
 # mixes up registers, of the kernel as well: also without the series and with
 # anonymous memory. So these cases have a host of their own.
-STRESS_CASES=28
 STRESS_KMEM=3
+stress_kmem() {	# SECONDS-A-CASE
+	local limit=$(($1 * STRESS_KMEM * 2 + 150))
+	stress_jobs $limit "-f kmem -s $1" | stress_boot "stress-kmem-$minutes" $((limit * 4 + 100)) -1
+}
 part_stress() {
-	local minutes=${MINUTES:-3} per limit quick=''
+	local minutes=${MINUTES:-3} per quick=''
 	per=$(((minutes * 60 - 60) / (4 * STRESS_CASES)))
 	if [ "$minutes" -le 3 ]; then per=1 quick=' -F fail_guest'; fi
 	[ "$per" -ge 1 ] || per=1
-	limit=$((per * STRESS_CASES * 2 + 150))
-	{
-		stress_jobs $limit "-F kmem -s $per"
-		echo "./run ktap guest_daxfd_failnth_test 600 ./guest_daxfd_failnth_test -d \$DAX_2M$quick"
-	} | stress_boot "stress-$minutes" $((limit * 4 + 700))
-	limit=$((per * STRESS_KMEM * 2 + 150))
-	stress_jobs $limit "-f kmem -s $per" | stress_boot "stress-kmem-$minutes" $((limit * 4 + 100)) -1
+	bg stress_races $per "$quick"
+	bg stress_kmem $per
+	bg_wait
 }
 
 stress_jobs() {	# SECONDS ARGUMENTS
