@@ -903,6 +903,8 @@ TEST_F_TIMEOUT(hole, against_guests_and_host, STRESS_TIMEOUT)
 	while (another_round(&s)) {
 		for (i = 0; i < ARRAY_SIZE(hammers); i++)
 			hammer_start(&hammers[i], c, i, 0);
+		for (i = 0; i < ARRAY_SIZE(hammers); i++)
+			hammer_wait_pass(&hammers[i]);
 		for (i = 0; i < 20; i++)
 			punch_random(c);
 		for (i = 0; i < ARRAY_SIZE(hammers); i++)

@@ -625,8 +625,11 @@ void loop_start(struct loop *loop, struct ctx *c, void *(*fn)(void *))
 	kvm_pthread_create(&loop->thread, NULL, fn, loop);
 }
 
+/* Unless it was told to stop before, the other thread gets to something first. */
 void loop_stop(struct loop *loop)
 {
+	while (!READ_ONCE(loop->stop) && !READ_ONCE(loop->rounds))
+		usleep(100);
 	WRITE_ONCE(loop->stop, true);
 	kvm_pthread_join(loop->thread, NULL);
 	TEST_ASSERT(loop->rounds, "The other thread did not get to anything");
