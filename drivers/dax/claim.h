@@ -138,6 +138,8 @@ int dax_range_check(struct dax_device *dax_dev, pgoff_t pgoff,
 void dax_mapped_add(struct dax_device *dax_dev, pgoff_t pgoff);
 int dax_range_pinned(struct dax_device *dax_dev, pgoff_t pgoff,
 		     unsigned long nr_pages);
+int dax_find_in_use(struct dax_device *dax_dev, pgoff_t pgoff,
+		    unsigned long nr_pages, pgoff_t *in_use);
 void dax_claims_enable(struct dax_device *dax_dev);
 void dax_claims_kill(struct dax_device *dax_dev);
 bool dax_claims_memory_failure(struct dax_device *dax_dev, pgoff_t pgoff,

@@ -10,13 +10,19 @@
  * nobody what this guest leaves.  The range is divided into blocks of 2M of the
  * device, smaller at its ends, with two bits of state each:
  *
- *   ready	zeroed since it was claimed, or since a hole was punched that
- *		covers all of it; anybody with access may use it
- *   used	was ready at some time: to be wiped before the claim ends
+ *   ready	zeroed, or written, since it was claimed, or since a hole was
+ *		punched that covers all of it; anybody with access may use it
+ *   used	was ready, or written in part, at some time: to be wiped before
+ *		the claim ends
  *
  * and a third bit, the lock of the block.  A block is zeroed under its lock,
  * once, by whoever needs it first.  It is wiped under its lock too, so when
  * the last close and a revoke meet, no block is left out.
+ *
+ * write() to a block that is not ready makes it so by zeroing what is not
+ * written, under the lock of the block, with page faults disabled.  To a block
+ * that is ready it writes like anybody else.  Writers hold invalidate_lock
+ * shared, so they are gone before holes are punched and blocks are wiped.
  *
  * A fault zeroes one block, and maps more than that if all of it is ready
  * already: so what a guest has to wait for is bounded.
@@ -53,6 +59,7 @@
 #include <linux/seq_file.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/uio.h>
 #include <linux/wait_bit.h>
 #include "dax-private.h"
 
@@ -61,7 +68,7 @@
 /**
  * struct dax_gmem_blocks - state of the blocks of a guest_memfd
  * @nr: number of blocks
- * @ready: zeroed and in use
+ * @ready: initialised and in use
  * @used: to be wiped
  * @lock: lock of the block
  * @unwiped: pages of the blocks in @used
@@ -80,11 +87,13 @@ struct dax_gmem_blocks {
  * struct dax_gmem - a guest_memfd with memory of a dax device
  * @claim: the range
  * @inode: of the guest_memfd, which is alive as long as the claim stands
+ * @align: of the device, which may have another one after it was unbound
  * @blocks: NULL with KEEP_DATA
  */
 struct dax_gmem {
 	struct dax_claim claim;
 	struct inode *inode;
+	unsigned int align;
 	struct dax_gmem_blocks *blocks;
 };
 
@@ -159,13 +168,30 @@ static int dax_gmem_zero(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
 				 dax_gmem_pgoff(gmem, start), end - start);
 }
 
+/* With the lock of the block, like the following. */
+static void dax_gmem_set_used(struct dax_gmem *gmem, unsigned long block)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+
+	if (!test_and_set_bit(block, blocks->used))
+		atomic_long_add(dax_gmem_block_pages(gmem, block),
+				&blocks->unwiped);
+}
+
+static void dax_gmem_set_ready(struct dax_gmem *gmem, unsigned long block)
+{
+	/* Who sees the block ready sees its contents. */
+	smp_mb__before_atomic();
+	set_bit(block, gmem->blocks->ready);
+}
+
 /* Make a block usable.  In a dax read section, with the claim alive. */
 static int dax_gmem_ready_block(struct dax_gmem *gmem, unsigned long block)
 {
 	struct dax_gmem_blocks *blocks = gmem->blocks;
 	int rc;
 
-	/* Pairs with the barrier below. */
+	/* Pairs with the barrier in dax_gmem_set_ready(). */
 	if (test_bit_acquire(block, blocks->ready))
 		return 0;
 
@@ -176,12 +202,8 @@ static int dax_gmem_ready_block(struct dax_gmem *gmem, unsigned long block)
 		rc = dax_gmem_zero(gmem, dax_gmem_block_start(gmem, block),
 				   dax_gmem_block_end(gmem, block));
 		if (!rc) {
-			if (!test_and_set_bit(block, blocks->used))
-				atomic_long_add(dax_gmem_block_pages(gmem, block),
-						&blocks->unwiped);
-			/* Who sees the block ready sees its zeroes. */
-			smp_mb__before_atomic();
-			set_bit(block, blocks->ready);
+			dax_gmem_set_used(gmem, block);
+			dax_gmem_set_ready(gmem, block);
 		}
 	}
 	dax_gmem_unlock_block(blocks, block);
@@ -216,7 +238,7 @@ static bool dax_gmem_is_ready(struct dax_gmem *gmem, pgoff_t start, pgoff_t end)
 			       dax_gmem_block(gmem, start)) <= last)
 		return false;
 
-	/* Pairs with the barrier in dax_gmem_ready_block(). */
+	/* Pairs with the barrier in dax_gmem_set_ready(). */
 	smp_rmb();
 	return true;
 }
@@ -317,6 +339,9 @@ static int dax_gmem_attach(struct inode *inode, struct file *backing,
 	rc = dax_claim(&gmem->claim, backing, offset, size);
 	if (rc)
 		goto err_free;
+
+	/* Once the device can be aligned otherwise, the claim is dead. */
+	gmem->align = dax_claim_dev_dax(&gmem->claim)->align;
 
 	if (!(flags & (GUEST_MEMFD_BACKEND_KEEP_DATA |
 		       GUEST_MEMFD_BACKEND_SHARED))) {
@@ -459,6 +484,37 @@ static vm_fault_t dax_gmem_map_page(struct dax_gmem *gmem, struct vm_fault *vmf,
 				       vmf->flags & FAULT_FLAG_WRITE);
 }
 
+/*
+ * The caller maps the page before it drops invalidate_lock.  Revocation, memory
+ * errors and holes wait for that, and take the mapping away again.
+ */
+static struct folio *dax_gmem_get_folio(struct inode *inode, pgoff_t index)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	struct folio *folio;
+	unsigned long pfn;
+	int id, rc;
+
+	lockdep_assert_held(&inode->i_mapping->invalidate_lock);
+
+	id = dax_read_lock();
+	rc = dax_gmem_lookup(gmem, index, &pfn);
+	dax_read_unlock(id);
+	if (rc)
+		return ERR_PTR(rc);
+
+	/* Only devices that are aligned throughout have large folios. */
+	folio = pfn_folio(pfn);
+	if (WARN_ON_ONCE(folio_file_page(folio, index) != pfn_to_page(pfn)))
+		return ERR_PTR(-EFAULT);
+
+	/* A pin of the page may outlive the guest_memfd. */
+	dax_mapped_add(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, index));
+	folio_get(folio);
+	folio_lock(folio);
+	return folio;
+}
+
 static vm_fault_t dax_gmem_fault_page(struct vm_fault *vmf)
 {
 	struct inode *inode = file_inode(vmf->vma->vm_file);
@@ -473,7 +529,9 @@ static vm_fault_t dax_gmem_fault_page(struct vm_fault *vmf)
 	 */
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	id = dax_read_lock();
-	rc = dax_gmem_lookup(gmem, vmf->pgoff, &pfn);
+	rc = -EACCES;
+	if (guest_memfd_range_is_shared(inode, vmf->pgoff, vmf->pgoff + 1))
+		rc = dax_gmem_lookup(gmem, vmf->pgoff, &pfn);
 	if (rc == -EHWPOISON)
 		ret = VM_FAULT_HWPOISON;
 	else if (!rc)
@@ -484,7 +542,7 @@ static vm_fault_t dax_gmem_fault_page(struct vm_fault *vmf)
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/* Is all of the PMD in the VMA, and one folio that is initialised? */
+/* Is all of the PMD in the VMA, shared, and one folio that is initialised? */
 static bool dax_gmem_may_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
 				 unsigned long pfn)
 {
@@ -496,6 +554,8 @@ static bool dax_gmem_may_map_pmd(struct dax_gmem *gmem, struct vm_fault *vmf,
 	       !((PHYS_PFN(vmf->address) ^ pfn) & ((1UL << PMD_ORDER) - 1)) &&
 	       folio_order(pfn_folio(pfn)) == PMD_ORDER &&
 	       dax_gmem_has_block(gmem, vmf->pgoff, pfn, PMD_ORDER, &start) &&
+	       guest_memfd_range_is_shared(gmem->inode, start,
+					   start + (1UL << PMD_ORDER)) &&
 	       dax_gmem_is_ready(gmem, start, start + (1UL << PMD_ORDER));
 }
 
@@ -652,6 +712,106 @@ static int dax_gmem_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 	return 0;
 }
 
+static ssize_t dax_gmem_write_pages(struct dax_gmem *gmem, pgoff_t start,
+				    pgoff_t end, struct iov_iter *from)
+{
+	return dev_dax_write(gmem->claim.dax_dev, dax_gmem_pgoff(gmem, start),
+			     end - start, from);
+}
+
+/* Write to a block that is not ready, and zero only what is not written. */
+static ssize_t dax_gmem_fill_block(struct dax_gmem *gmem, unsigned long block,
+				   pgoff_t start, pgoff_t end,
+				   struct iov_iter *from)
+{
+	ssize_t written;
+	int rc;
+
+	/* Also if it ends before the first page is complete. */
+	dax_gmem_set_used(gmem, block);
+	written = dax_gmem_write_pages(gmem, start, end, from);
+	if (written <= 0)
+		return written;
+
+	rc = dax_gmem_zero(gmem, dax_gmem_block_start(gmem, block), start);
+	if (!rc)
+		rc = dax_gmem_zero(gmem, start + PHYS_PFN(written),
+				   dax_gmem_block_end(gmem, block));
+	if (rc) {
+		iov_iter_revert(from, written);
+		return rc;
+	}
+	dax_gmem_set_ready(gmem, block);
+	return written;
+}
+
+/* Write to a part of a block, or all of it, likewise. */
+static ssize_t dax_gmem_write_block(struct dax_gmem *gmem, unsigned long block,
+				    pgoff_t start, pgoff_t end,
+				    struct iov_iter *from)
+{
+	struct dax_gmem_blocks *blocks = gmem->blocks;
+	ssize_t rc;
+
+	/* Pairs with the barrier in dax_gmem_set_ready(). */
+	if (!blocks || test_bit_acquire(block, blocks->ready))
+		return dax_gmem_write_pages(gmem, start, end, from);
+
+	rc = dax_gmem_lock_block(blocks, block, TASK_KILLABLE);
+	if (rc)
+		return -EINTR;
+	if (test_bit(block, blocks->ready))
+		rc = dax_gmem_write_pages(gmem, start, end, from);
+	else
+		rc = dax_gmem_fill_block(gmem, block, start, end, from);
+	dax_gmem_unlock_block(blocks, block);
+	return rc;
+}
+
+static ssize_t dax_gmem_write(struct inode *inode, pgoff_t start, pgoff_t end,
+			      struct iov_iter *from)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	unsigned long block = dax_gmem_block(gmem, start);
+	ssize_t rc;
+	int id;
+
+	end = min(end, dax_gmem_block_end(gmem, block));
+	id = dax_read_lock();
+	rc = dax_claim_dead(&gmem->claim) ? -ENODEV :
+		dax_gmem_write_block(gmem, block, start, end, from);
+	dax_read_unlock(id);
+	return rc;
+}
+
+/*
+ * A folio is as large as the device is aligned, and nobody can tell which part
+ * of it somebody refers to.
+ */
+static unsigned long dax_gmem_granularity(struct inode *inode)
+{
+	struct dax_gmem *gmem = inode->i_private;
+
+	return dax_claim_dead(&gmem->claim) ? 0 : gmem->align;
+}
+
+static int dax_gmem_find_in_use(struct inode *inode, pgoff_t start, pgoff_t end,
+				pgoff_t *in_use)
+{
+	struct dax_gmem *gmem = inode->i_private;
+	struct dax_claim *claim = &gmem->claim;
+	int id, rc = -ENODEV;
+
+	id = dax_read_lock();
+	if (!dax_claim_dead(claim)) {
+		rc = dax_find_in_use(claim->dax_dev, dax_gmem_pgoff(gmem, start),
+				     end - start, in_use);
+		*in_use -= claim->pgoff;
+	}
+	dax_read_unlock(id);
+	return rc;
+}
+
 static u64 dax_gmem_initialised(struct dax_gmem *gmem)
 {
 	struct dax_gmem_blocks *blocks = gmem->blocks;
@@ -721,8 +881,12 @@ static const struct guest_memfd_backend_ops dax_gmem_ops = {
 	.get_pfn = dax_gmem_get_pfn,
 	.max_order = dax_gmem_max_order,
 	.fault = dax_gmem_fault,
+	.get_folio = dax_gmem_get_folio,
 	.allocate = dax_gmem_allocate,
 	.punch_hole = dax_gmem_punch_hole,
+	.write = dax_gmem_write,
+	.granularity = dax_gmem_granularity,
+	.find_in_use = dax_gmem_find_in_use,
 	.show_fdinfo = dax_gmem_show_fdinfo,
 };
 

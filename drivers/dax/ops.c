@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * dax_operations of a dev_dax, and zeroing of its memory
+ * dax_operations of a dev_dax, zeroing of its memory and writing to it
  *
  * A dev_dax is a list of physical ranges.  They need not be adjacent, so an
  * offset is translated each time it is used; no address of one range says
@@ -14,6 +14,7 @@
 #include <linux/dax.h>
 #include <linux/libnvdimm.h>
 #include <linux/set_memory.h>
+#include <linux/uaccess.h>
 #include <linux/uio.h>
 #include "dax-private.h"
 #include "bus.h"
@@ -294,6 +295,67 @@ int dev_dax_wipe(struct dax_device *dax_dev, pgoff_t pgoff,
 	return dev_dax_zero_skip(dax_dev, pgoff, nr_pages, DAX_ZERO_REPAIR);
 }
 EXPORT_SYMBOL_GPL(dev_dax_wipe);
+
+/**
+ * dev_dax_write - fill pages of a device-dax instance
+ * @dax_dev: dax_device of the instance, bound to device_dax
+ * @pgoff: first page, in pages from the start of the device
+ * @nr_pages: how many; the caller splits what takes long
+ * @from: where the contents come from, advanced by what is returned
+ *
+ * Page faults are disabled while @from is read: the caller may hold locks that
+ * they would need, and the dax read section stays short.  The page at which a
+ * copy ends early is left with anything between its old and its new contents.
+ *
+ * A page with a memory error is repaired if the provider of the memory can do
+ * that.  What is written is durable on return where the region is persistent.
+ *
+ * Context: as dev_dax_zero()
+ * Return: bytes of the pages that were filled, 0 when @from has to be faulted
+ * in.  If none was: -ENXIO when the device is dying, -EFAULT past its end,
+ * -EOPNOTSUPP when it has no dax_operations, -EIO at a page with a memory
+ * error that could not be repaired.
+ */
+ssize_t dev_dax_write(struct dax_device *dax_dev, pgoff_t pgoff,
+		      unsigned long nr_pages, struct iov_iter *from)
+{
+	struct dev_dax *dev_dax = dax_get_private(dax_dev);
+	size_t bytes, copied, done = 0;
+	void *kaddr;
+	long avail;
+
+	if (!dev_dax)
+		return -ENXIO;
+	if (!READ_ONCE(dax_dev->ops))
+		return -EOPNOTSUPP;
+
+	for (; nr_pages; nr_pages -= avail, pgoff += avail) {
+		avail = dev_dax_direct_access(dax_dev, pgoff, nr_pages,
+					      DAX_ACCESS, &kaddr, NULL);
+		if (avail == -EHWPOISON) {
+			avail = dev_dax_repair(dev_dax, pgoff);
+			/* It reads as zero now; write to it like to others. */
+			if (!avail)
+				continue;
+		}
+		if (avail < 0)
+			return done ?: avail;
+
+		bytes = PFN_PHYS(avail);
+		pagefault_disable();
+		copied = _copy_from_iter(kaddr, bytes, from);
+		pagefault_enable();
+		dev_dax_persist(dev_dax, kaddr, copied);
+
+		done += PAGE_ALIGN_DOWN(copied);
+		if (copied < bytes) {
+			iov_iter_revert(from, offset_in_page(copied));
+			break;
+		}
+	}
+	return done;
+}
+EXPORT_SYMBOL_GPL(dev_dax_write);
 
 #ifdef CONFIG_DAX_KUNIT_TEST
 #include "ops_test.c"

@@ -446,6 +446,83 @@ static void dev_dax_test_recovery_write(struct kunit *test)
 			dev_dax_test_write(t, TEST_PAGES, 0, buf, PAGE_SIZE));
 }
 
+static ssize_t dev_dax_test_fill(struct dev_dax_test_repair *t, pgoff_t pgoff,
+				 unsigned long nr_pages, struct iov_iter *iter,
+				 struct kvec *kvec)
+{
+	iov_iter_kvec(iter, ITER_SOURCE, kvec, 1, kvec->iov_len);
+	return dev_dax_write(t->dax_dev, pgoff, nr_pages, iter);
+}
+
+static void dev_dax_test_write_pages(struct kunit *test)
+{
+	struct dev_dax_test_repair *t = dev_dax_test_repairable(test);
+	struct kvec kvec = { .iov_len = TEST_PAGES * PAGE_SIZE };
+	struct iov_iter iter;
+
+	kvec.iov_base = kunit_kzalloc(test, kvec.iov_len, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, kvec.iov_base);
+	memset(kvec.iov_base, 0x55, kvec.iov_len);
+
+	/* Across the end of a range, which is not the end of its memory. */
+	KUNIT_EXPECT_EQ(test, 2 * PAGE_SIZE,
+			dev_dax_test_fill(t, TEST_PAGES / 2 - 1, 2, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, kvec.iov_len - 2 * PAGE_SIZE, iov_iter_count(&iter));
+	dev_dax_test_expect(test, t, TEST_PAGES / 2 - 2, 0xff);
+	dev_dax_test_expect(test, t, TEST_PAGES / 2 - 1, 0x55);
+	dev_dax_test_expect(test, t, TEST_PAGES / 2, 0x55);
+	dev_dax_test_expect(test, t, TEST_PAGES / 2 + 1, 0xff);
+
+	/* Past the end of the device. */
+	KUNIT_EXPECT_EQ(test, PAGE_SIZE,
+			dev_dax_test_fill(t, TEST_PAGES - 1, 2, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, -EFAULT,
+			dev_dax_test_fill(t, TEST_PAGES, 1, &iter, &kvec));
+
+	/* A source that ends in a page is not one that fills it. */
+	kvec.iov_len = PAGE_SIZE + 8;
+	KUNIT_EXPECT_EQ(test, PAGE_SIZE,
+			dev_dax_test_fill(t, 0, 2, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, 8, iov_iter_count(&iter));
+	kvec.iov_len = 8;
+	KUNIT_EXPECT_EQ(test, 0, dev_dax_test_fill(t, 2, 1, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, 8, iov_iter_count(&iter));
+
+	kill_dax(t->dax_dev);
+	KUNIT_EXPECT_EQ(test, -ENXIO, dev_dax_test_fill(t, 0, 1, &iter, &kvec));
+}
+
+static void dev_dax_test_write_repairs(struct kunit *test)
+{
+	struct dev_dax_test_repair *t = dev_dax_test_repairable(test);
+	struct kvec kvec = { .iov_len = 3 * PAGE_SIZE };
+	struct iov_iter iter;
+
+	kvec.iov_base = kunit_kzalloc(test, kvec.iov_len, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, kvec.iov_base);
+	memset(kvec.iov_base, 0x55, kvec.iov_len);
+
+	dax_poison_add(t->dax_dev, 5, 1);
+	fake_cleared = -EIO;
+	KUNIT_EXPECT_EQ(test, PAGE_SIZE,
+			dev_dax_test_fill(t, 4, 3, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, 2 * PAGE_SIZE, iov_iter_count(&iter));
+	KUNIT_EXPECT_EQ(test, -EIO, dev_dax_test_fill(t, 5, 3, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, 3 * PAGE_SIZE, iov_iter_count(&iter));
+	KUNIT_EXPECT_TRUE(test, dax_poisoned(t->dax_dev, 5, 1));
+	dev_dax_test_expect(test, t, 4, 0x55);
+	dev_dax_test_expect(test, t, 5, 0xff);
+	dev_dax_test_expect(test, t, 6, 0xff);
+
+	fake_cleared = PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, 3 * PAGE_SIZE,
+			dev_dax_test_fill(t, 4, 3, &iter, &kvec));
+	KUNIT_EXPECT_EQ(test, virt_to_phys(dev_dax_test_page(t, 5)), fake_phys);
+	KUNIT_EXPECT_FALSE(test, dax_poisoned(t->dax_dev, 5, 1));
+	for (int i = 4; i < 7; i++)
+		dev_dax_test_expect(test, t, i, 0x55);
+}
+
 static struct kunit_case dev_dax_test_cases[] = {
 	KUNIT_CASE(dev_dax_test_ranges),
 	KUNIT_CASE(dev_dax_test_dying_device),
@@ -458,6 +535,8 @@ static struct kunit_case dev_dax_test_cases[] = {
 	KUNIT_CASE(dev_dax_test_wipe),
 	KUNIT_CASE(dev_dax_test_error_in_repair),
 	KUNIT_CASE(dev_dax_test_recovery_write),
+	KUNIT_CASE(dev_dax_test_write_pages),
+	KUNIT_CASE(dev_dax_test_write_repairs),
 	{}
 };
 

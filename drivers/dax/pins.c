@@ -147,6 +147,40 @@ static pgoff_t dax_next_pin(struct dev_dax *dev_dax,
 }
 
 /**
+ * dax_find_in_use - find a page that somebody has a reference to
+ * @dax_dev: device that is bound to device_dax
+ * @pgoff: first page, a multiple of the alignment of the device
+ * @nr_pages: number of pages, likewise
+ * @in_use: the first page of the first folio with a reference, @pgoff + @nr_pages
+ *	if there is none
+ *
+ * For whoever has the device locked, or owns an exclusive claim that contains
+ * the range and is in a dax read section in which the claim was alive.  No page
+ * can become mapped meanwhile; a mapping that is left counts.  What was never
+ * mapped costs nothing.
+ *
+ * Return: 0, -EINTR after a fatal signal.
+ */
+int dax_find_in_use(struct dax_device *dax_dev, pgoff_t pgoff,
+		    unsigned long nr_pages, pgoff_t *in_use)
+{
+	struct dax_mapped *mapped = &dax_dev->claims.mapped;
+	pgoff_t end = pgoff + nr_pages, part_end;
+
+	for (; pgoff < end; pgoff = part_end) {
+		part_end = min(end, round_up(pgoff + 1, 1UL << mapped->shift));
+		*in_use = dax_next_pin(dax_dev->private, mapped, pgoff, part_end);
+		if (*in_use < part_end)
+			return 0;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	*in_use = end;
+	return 0;
+}
+EXPORT_SYMBOL_GPL(dax_find_in_use);
+
+/**
  * dax_range_pinned - does anybody have a reference to a page of this range
  * @dax_dev: device that is bound to device_dax and locked
  * @pgoff: first page, a multiple of the alignment of the device
@@ -160,18 +194,13 @@ static pgoff_t dax_next_pin(struct dev_dax *dev_dax,
 int dax_range_pinned(struct dax_device *dax_dev, pgoff_t pgoff,
 		     unsigned long nr_pages)
 {
-	struct dax_mapped *mapped = &dax_dev->claims.mapped;
-	pgoff_t end = pgoff + nr_pages, part_end;
+	pgoff_t in_use;
+	int rc;
 
-	for (; pgoff < end; pgoff = part_end) {
-		part_end = min(end, round_up(pgoff + 1, 1UL << mapped->shift));
-		if (dax_next_pin(dax_dev->private, mapped, pgoff,
-				 part_end) < part_end)
-			return -EBUSY;
-		if (fatal_signal_pending(current))
-			return -EINTR;
-	}
-	return 0;
+	rc = dax_find_in_use(dax_dev, pgoff, nr_pages, &in_use);
+	if (rc)
+		return rc;
+	return in_use < pgoff + nr_pages ? -EBUSY : 0;
 }
 
 static void dax_memmap_release(struct kref *ref)

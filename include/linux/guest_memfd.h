@@ -8,7 +8,9 @@
 #include <linux/types.h>
 
 struct file;
+struct folio;
 struct inode;
+struct iov_iter;
 struct module;
 struct seq_file;
 struct vm_fault;
@@ -55,13 +57,34 @@ enum guest_memfd_backend_flags {
  *	nothing to initialise.  May not sleep.  Returns the order, or -EFAULT.
  * @fault: fault of a user mapping of shared memory, as .huge_fault of
  *	vm_operations_struct; holds mmap_lock or the lock of the VMA.  Takes
- *	invalidate_lock around looking up memory and mapping it.  For
- *	@order 0 it may not return VM_FAULT_FALLBACK.
+ *	invalidate_lock around looking up memory and mapping it, and asks
+ *	guest_memfd_range_is_shared() with the lock held.  For @order 0 it may
+ *	not return VM_FAULT_FALLBACK.
+ * @get_folio: the folio of a page of shared memory, initialised, for a user
+ *	mapping that is made by somebody else.  invalidate_lock is held shared
+ *	until the page is mapped.  Returns the folio, locked and with a reference,
+ *	the page being the one at @index modulo the size of the folio; or
+ *	-EHWPOISON, or another error.
  * @allocate: initialise pages ahead of their first use.  May sleep; takes
  *	invalidate_lock (shared) itself.  Returns 0 or an errno for fallocate().
  * @punch_hole: make pages read as zero from now on.  invalidate_lock is held,
  *	user and guest mappings of the pages are gone and cannot come back
  *	before it returns.  Returns 0 or an errno for fallocate().
+ * @write: fill pages, as many as can be copied from @from without a page fault
+ *	and without taking long.  What of them is not filled, and was not
+ *	initialised, reads as zero or stays as it was.  invalidate_lock is held
+ *	shared.  Advances @from by the bytes of the pages that were filled and
+ *	returns their number, 0 when @from has to be faulted in first, or an
+ *	errno for write().
+ * @granularity: a power of two; pages become shared or private in units of
+ *	this many bytes, aligned to it.  May not sleep.  Returns 0 when the
+ *	memory is gone.
+ * @find_in_use: look for pages that somebody refers to, by way of a user mapping
+ *	that is left or otherwise, now that these pages, whole units of
+ *	@granularity, are unmapped.  invalidate_lock is held: no user mapping
+ *	of them can come back before this returns.  May sleep.  Returns 0 with
+ *	*@in_use the first page that may be used, @end if there is none,
+ *	-ENODEV when the memory is gone, or -EINTR for a fatal signal.
  * @show_fdinfo: "key:\tvalue\n" lines
  */
 struct guest_memfd_backend_ops {
@@ -75,8 +98,14 @@ struct guest_memfd_backend_ops {
 		       int *max_order);
 	int (*max_order)(struct inode *inode, pgoff_t index, unsigned long *pfn);
 	vm_fault_t (*fault)(struct vm_fault *vmf, unsigned int order);
+	struct folio *(*get_folio)(struct inode *inode, pgoff_t index);
 	int (*allocate)(struct inode *inode, pgoff_t start, pgoff_t end);
 	int (*punch_hole)(struct inode *inode, pgoff_t start, pgoff_t end);
+	ssize_t (*write)(struct inode *inode, pgoff_t start, pgoff_t end,
+			 struct iov_iter *from);
+	unsigned long (*granularity)(struct inode *inode);
+	int (*find_in_use)(struct inode *inode, pgoff_t start, pgoff_t end,
+			   pgoff_t *in_use);
 	void (*show_fdinfo)(struct seq_file *m, struct inode *inode);
 };
 
@@ -91,6 +120,7 @@ static inline int guest_memfd_order_below(int order)
 
 int guest_memfd_register_backend(const struct guest_memfd_backend_ops *ops);
 void guest_memfd_unregister_backend(const struct guest_memfd_backend_ops *ops);
+bool guest_memfd_range_is_shared(struct inode *inode, pgoff_t start, pgoff_t end);
 void guest_memfd_zap(struct inode *inode);
 void guest_memfd_zap_range(struct inode *inode, pgoff_t start, pgoff_t end);
 

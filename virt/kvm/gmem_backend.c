@@ -41,6 +41,7 @@
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
+#include "gmem_attributes.h"
 #include "guest_memfd.h"
 
 /*
@@ -203,7 +204,7 @@ u64 kvm_gmem_get_backing_flags(struct kvm *kvm)
 	if (!kvm_gmem_supports_backing(kvm))
 		return 0;
 
-	/* Private memory cannot hold anything worth keeping. */
+	/* It needs INIT_SHARED: contents that are kept are shared at first. */
 	flags = kvm_gmem_get_supported_flags(kvm);
 	if (flags & GUEST_MEMFD_FLAG_INIT_SHARED)
 		flags |= GUEST_MEMFD_FLAG_KEEP_DATA;
@@ -316,8 +317,9 @@ struct file *kvm_gmem_create_for_slot(struct kvm *kvm,
 			  GUEST_MEMFD_FLAG_KEEP_DATA;
 	struct file *file = NULL;
 
-	/* Shared memory is all that it can provide. */
-	if (mem->flags != KVM_MEM_GUEST_DAXFD || kvm_arch_has_private_mem(kvm))
+	/* Shared memory is all that it can provide, and nobody can convert it. */
+	if (mem->flags != KVM_MEM_GUEST_DAXFD ||
+	    !kvm_arch_supports_gmem_init_shared(kvm))
 		return ERR_PTR(-EINVAL);
 
 	if (mem->memory_size) {
@@ -354,6 +356,24 @@ void kvm_gmem_detach_vm(struct kvm *kvm)
 }
 
 /**
+ * guest_memfd_range_is_shared - may user space map all of these pages?
+ * @inode: inode of the guest_memfd
+ * @start: first page
+ * @end: first page behind the range
+ *
+ * Context: invalidate_lock is held, and for as long as the answer matters.
+ *
+ * Return: false if a page is private, or not in the file.
+ */
+bool guest_memfd_range_is_shared(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	lockdep_assert_held(&inode->i_mapping->invalidate_lock);
+
+	return kvm_gmem_range_has_attributes(inode, start, end, 0);
+}
+EXPORT_SYMBOL_NS_GPL(guest_memfd_range_is_shared, "GUEST_MEMFD");
+
+/**
  * guest_memfd_zap_range - take pages of a guest_memfd away from guests and users
  * @inode: inode of the guest_memfd
  * @start: first page
@@ -378,7 +398,8 @@ void guest_memfd_zap_range(struct inode *inode, pgoff_t start, pgoff_t end)
 			/* It is the only file of its inode. */
 			kvm = f->kvm;
 		}
-		__kvm_gmem_invalidate_start(inode, f, start, end);
+		__kvm_gmem_invalidate_start(inode, f, start, end,
+					    kvm_gmem_get_invalidate_filter(inode));
 		__kvm_gmem_invalidate_end(f, start, end);
 	}
 	filemap_invalidate_unlock(inode->i_mapping);
@@ -458,4 +479,12 @@ int kvm_gmem_backend_punch_hole(struct inode *inode, pgoff_t start, pgoff_t end)
 	unmap_mapping_pages(inode->i_mapping, start, end - start, false);
 	gmem_delay(&gmem_delay_hole);
 	return GMEM_I(inode)->backend->punch_hole(inode, start, end);
+}
+
+ssize_t kvm_gmem_backend_write(struct inode *inode, pgoff_t start, pgoff_t end,
+			       struct iov_iter *from)
+{
+	lockdep_assert_held_read(&inode->i_mapping->invalidate_lock);
+
+	return GMEM_I(inode)->backend->write(inode, start, end, from);
 }

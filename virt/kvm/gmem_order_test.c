@@ -87,6 +87,16 @@ static int gmem_order_test_ask(struct kvm *kvm, struct kvm_memory_slot *slot,
 	return order;
 }
 
+static struct kvm *gmem_order_test_kvm(struct kunit *test)
+{
+	struct kvm *kvm = kunit_kzalloc(test, sizeof(*kvm), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, kvm);
+	KVM_MMU_LOCK_INIT(kvm);
+	mutex_init(&kvm->slots_lock);
+	return kvm;
+}
+
 static void gmem_order_test_no_fault(struct kunit *test)
 {
 	struct kvm_memory_slot slot = {
@@ -101,11 +111,7 @@ static void gmem_order_test_no_fault(struct kunit *test)
 	if (!kvm_gmem_mnt)
 		kunit_skip(test, "KVM cannot be used here");
 
-	kvm = kunit_kzalloc(test, sizeof(*kvm), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, kvm);
-	KVM_MMU_LOCK_INIT(kvm);
-	mutex_init(&kvm->slots_lock);
-
+	kvm = gmem_order_test_kvm(test);
 	file = kvm_gmem_create_file(kvm, PFN_PHYS(2 * NR_PUD), 0, true);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
 
@@ -133,9 +139,91 @@ static void gmem_order_test_no_fault(struct kunit *test)
 	kvm_gmem_put_file(kvm, file);
 }
 
+static void gmem_order_test_set_attributes(struct kunit *test, struct file *file,
+					   pgoff_t start, pgoff_t end,
+					   u64 attributes)
+{
+	MA_STATE(mas, &GMEM_I(file_inode(file))->attributes, start, end - 1);
+
+	filemap_invalidate_lock(file->f_mapping);
+	KUNIT_EXPECT_EQ(test, 0, mas_store_gfp(&mas, xa_mk_value(attributes),
+					       GFP_KERNEL));
+	filemap_invalidate_unlock(file->f_mapping);
+}
+
+/* No mapping has shared and private pages, but others next to it may. */
+static void gmem_order_test_attributes(struct kunit *test)
+{
+	const struct {
+		pgoff_t start, end;	/* of the shared pages */
+		gfn_t gfn;
+		int order;
+	} cases[] = {
+		{ 0, 0, 5, PUD_ORDER },
+		{ 0, 2 * NR_PUD, 5, PUD_ORDER },
+		{ NR_PUD, 2 * NR_PUD, 5, PUD_ORDER },
+		{ 0, NR_PUD, 5, PUD_ORDER },
+		{ NR_PUD, NR_PUD + 1, 5, 0 },
+		{ NR_PUD, NR_PUD + 1, 0, 0 },
+		{ NR_PUD, NR_PUD + 1, NR_PMD, PMD_ORDER },
+		{ NR_PUD + NR_PMD - 1, NR_PUD + NR_PMD, 5, 0 },
+		{ NR_PUD + NR_PMD - 1, NR_PUD + NR_PMD, NR_PMD, PMD_ORDER },
+		{ NR_PUD + NR_PMD, NR_PUD + 2 * NR_PMD, 5, PMD_ORDER },
+		{ NR_PUD + NR_PMD, NR_PUD + 2 * NR_PMD, NR_PMD, PMD_ORDER },
+		{ 2 * NR_PUD - 1, 2 * NR_PUD, 5, PMD_ORDER },
+		{ 2 * NR_PUD - 1, 2 * NR_PUD, NR_PUD - 2, 0 },
+	};
+	struct kvm_memory_slot slot = {
+		.base_gfn = TEST_GFN,
+		.npages = NR_PUD,
+		.gmem.pgoff = NR_PUD,
+	};
+	struct file *file;
+	kvm_pfn_t pfn;
+	struct kvm *kvm;
+
+	if (!kvm_gmem_mnt)
+		kunit_skip(test, "KVM cannot be used here");
+
+	kvm = gmem_order_test_kvm(test);
+	file = kvm_gmem_create_file(kvm, PFN_PHYS(2 * NR_PUD), 0, true);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
+
+	GMEM_I(file_inode(file))->backend = &gmem_order_test_ops;
+	gmem_order_test_result = PUD_ORDER;
+	slot.gmem.file = file;
+
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		gmem_order_test_set_attributes(test, file, 0, 2 * NR_PUD,
+					       KVM_MEMORY_ATTRIBUTE_PRIVATE);
+		if (cases[i].end)
+			gmem_order_test_set_attributes(test, file,
+						       cases[i].start,
+						       cases[i].end, 0);
+		KUNIT_EXPECT_EQ_MSG(test, cases[i].order,
+				    gmem_order_test_ask(kvm, &slot,
+							TEST_GFN + cases[i].gfn,
+							&pfn),
+				    "case %d", i);
+	}
+
+	/* What is being invalidated stays as it is. */
+	gmem_order_test_set_attributes(test, file, 0, 2 * NR_PUD, 0);
+	kvm->mmu_invalidate_in_progress = 1;
+	kvm->mmu_invalidate_range_start = TEST_GFN;
+	kvm->mmu_invalidate_range_end = TEST_GFN + NR_PMD;
+	KUNIT_EXPECT_EQ(test, 0, gmem_order_test_ask(kvm, &slot, TEST_GFN, &pfn));
+	kvm->mmu_invalidate_in_progress = 0;
+	KUNIT_EXPECT_EQ(test, PUD_ORDER,
+			gmem_order_test_ask(kvm, &slot, TEST_GFN, &pfn));
+
+	kvm_gmem_put_file(kvm, file);
+}
+
 static struct kunit_case gmem_order_test_cases[] = {
 	KUNIT_CASE(gmem_order_test_slot),
 	KUNIT_CASE(gmem_order_test_no_fault),
+	KUNIT_CASE(gmem_order_test_attributes),
 	{}
 };
 

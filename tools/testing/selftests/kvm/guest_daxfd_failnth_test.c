@@ -509,6 +509,99 @@ TEST_F_TIMEOUT(fail_gmem, close, TIMEOUT)
 	fail_each(&self->c, &sc);
 }
 
+#ifdef __x86_64__
+/*
+ * Conversion: all that it needs, it has before anything changes.
+ */
+static void convert_setup(struct __test_metadata *_metadata)
+{
+	if (!kvm_has_gmem_attributes())
+		SKIP(return, "KVM needs gmem_in_place_conversion=1");
+}
+
+DAXFD_FIXTURE_WITH(fail_convert, 1, convert_setup(_metadata), check_after_test())
+FIXTURE_VARIANT_ADD(fail_convert, create) {
+	.path = { .vm_type = KVM_X86_SW_PROTECTED_VM, .flags = CREATE_FLAGS }
+};
+
+FIXTURE_VARIANT_ADD(fail_convert, page_cache) {
+	.path = { .vm_type = KVM_X86_SW_PROTECTED_VM, .page_cache = true,
+		  .flags = CREATE_FLAGS }
+};
+
+static u64 error_offset;
+
+/* The last of what can be converted by itself. */
+static int call_to_private(struct ctx *c)
+{
+	return __gmem_set_private(c->gmem[0], unit_size - dax.align, dax.align,
+				  &error_offset) ? -errno : 0;
+}
+
+static void failed_to_private(struct ctx *c)
+{
+	TEST_ASSERT_EQ(error_offset, unit_size - dax.align);
+	TEST_ASSERT_EQ(fdinfo_number(c->gmem[0], "private"), 0);
+}
+
+static void works_to_private(struct ctx *c)
+{
+	TEST_ASSERT_EQ(fdinfo_number(c->gmem[0], "private"), dax.align);
+}
+
+TEST_F_TIMEOUT(fail_convert, to_private, TIMEOUT)
+{
+	const struct scenario sc = {
+		.prepare = prepare_claim,
+		.call = call_to_private,
+		.failed = failed_to_private,
+		.works = works_to_private,
+		.undo = undo_claim,
+		.min_allocations = 1,
+	};
+
+	fail_each(&self->c, &sc);
+}
+
+static void prepare_private(struct ctx *c)
+{
+	prepare_claim(c);
+	gmem_set_private(c->gmem[0], 0, unit_size);
+}
+
+static int call_to_shared(struct ctx *c)
+{
+	return __gmem_set_shared(c->gmem[0], unit_size - dax.align, dax.align,
+				 &error_offset) ? -errno : 0;
+}
+
+static void failed_to_shared(struct ctx *c)
+{
+	TEST_ASSERT_EQ(error_offset, unit_size - dax.align);
+	TEST_ASSERT_EQ(fdinfo_number(c->gmem[0], "private"), unit_size);
+}
+
+static void works_to_shared(struct ctx *c)
+{
+	TEST_ASSERT_EQ(fdinfo_number(c->gmem[0], "private"),
+		       unit_size - dax.align);
+}
+
+TEST_F_TIMEOUT(fail_convert, to_shared, TIMEOUT)
+{
+	const struct scenario sc = {
+		.prepare = prepare_private,
+		.call = call_to_shared,
+		.failed = failed_to_shared,
+		.works = works_to_shared,
+		.undo = undo_claim,
+		.min_allocations = 1,
+	};
+
+	fail_each(&self->c, &sc);
+}
+#endif
+
 /*
  * The guest's first fault, in a VM that has nothing yet: KVM_RUN says ENOMEM,
  * and goes on when it is called again.

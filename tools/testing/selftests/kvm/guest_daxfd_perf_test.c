@@ -14,11 +14,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/align.h>
 #include <linux/sizes.h>
+#include <linux/userfaultfd.h>
 
 #include "daxfd_util.h"
 #include "kvm_syscalls.h"
@@ -31,6 +34,12 @@
 
 #define MAX_THREADS	MAX_VCPUS
 #define READ_BACK	61
+
+/*
+ * What a copy reads is as far off what it writes, lest they share entries of a
+ * TLB whose size is a power of two.
+ */
+#define COPY_SKEW	(37 * SZ_4K)
 
 enum backing {
 	GMEM_DAX,
@@ -63,6 +72,9 @@ static struct {
 	.nr_threads = 1,
 	.variant = "-",
 };
+
+/* Of a guest_memfd. */
+static u64 create_flags = CREATE_FLAGS;
 
 /* Where on the device the guest's memory starts. */
 static u64 dev_offset;
@@ -214,9 +226,9 @@ static int memory_fd(int vm_fd)
 {
 	struct kvm_create_guest_memfd args = {
 		.size = opt.size,
-		.flags = CREATE_FLAGS,
+		.flags = create_flags,
 	};
-	u64 flags = CREATE_FLAGS;
+	u64 flags = create_flags;
 	int fd, dax_fd;
 
 	switch (opt.backing) {
@@ -537,19 +549,204 @@ static void measure_zero(void)
 	kvm_munmap(hva, opt.size);
 }
 
+/*
+ * Filling a guest_memfd by write(), by a mapping that is made for it, by
+ * UFFDIO_COPY, and a bare copy of the same bytes into memory that is there and
+ * mapped: all with a string instruction, as the kernel does it.  memcpy() is
+ * faster than that on one CPU and slower on another one.
+ */
+
+struct copy {
+	int fd;		/* what is written to, or a userfaultfd */
+	void *dst;
+	void *src;
+};
+
+static void copy_write(struct share *share)
+{
+	const struct copy *copy = share->arg;
+
+	TEST_ASSERT_EQ(pwrite(copy->fd, copy->src + share->start, share->len,
+			      share->start), share->len);
+}
+
+static void copy_mapped(struct share *share)
+{
+	const struct copy *copy = share->arg;
+	void *dst = copy->dst + share->start, *src = copy->src + share->start;
+	u64 nr = share->len / sizeof(u64);
+
+	asm volatile("rep movsq" : "+D"(dst), "+S"(src), "+c"(nr) : : "memory");
+}
+
+static void copy_uffd(struct share *share)
+{
+	const struct copy *copy = share->arg;
+	struct uffdio_copy arg = {
+		.dst = (u64)copy->dst + share->start,
+		.src = (u64)copy->src + share->start,
+		.len = share->len,
+	};
+
+	TEST_ASSERT(!ioctl(copy->fd, UFFDIO_COPY, &arg), "UFFDIO_COPY failed");
+}
+
+static void check_copy(struct copy *copy)
+{
+	TEST_ASSERT(!memcmp(copy->dst, copy->src, opt.size),
+		    "Not what was copied");
+}
+
+static void populate_by_uffd(struct kvm_vm *vm, struct copy *copy)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range.len = opt.size,
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct mem mem;
+
+	memory_create(vm->fd, &mem);
+	copy->dst = memory_map(mem.fd);
+	copy->fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	TEST_ASSERT(copy->fd >= 0, "userfaultfd() failed");
+	reg.range.start = (u64)copy->dst;
+	TEST_ASSERT(!ioctl(copy->fd, UFFDIO_API, &api) &&
+		    !ioctl(copy->fd, UFFDIO_REGISTER, &reg),
+		    "Registering for missing pages failed");
+
+	print_sample("populate-uffd", "ns", time_shared(copy_uffd, copy, NULL));
+	check_copy(copy);
+	kvm_close(copy->fd);
+	memory_unmap(copy->dst);
+	memory_free(&mem);
+}
+
+static void measure_populate(void)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+	struct copy copy;
+	struct mem mem;
+	u64 start, i;
+	void *src;
+
+	TEST_ASSERT(is_gmem(), "Only a guest_memfd is written to");
+	src = kvm_mmap(opt.size + SZ_2M, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+	madvise(src, opt.size + SZ_2M, MADV_HUGEPAGE);
+	copy.src = src + COPY_SKEW;
+	pattern = GUEST_DATA ^ now_ns();
+	for (i = 0; i < opt.size / sizeof(u64); i++)
+		((u64 *)copy.src)[i] = pattern ^ i;
+
+	create_flags |= GUEST_MEMFD_FLAG_WRITE;
+	memory_create(vm->fd, &mem);
+	copy.fd = mem.fd;
+	print_sample("populate-write", "ns", time_shared(copy_write, &copy, NULL));
+	copy.dst = memory_map(mem.fd);
+	check_copy(&copy);
+	memory_unmap(copy.dst);
+	memory_free(&mem);
+
+	memory_create(vm->fd, &mem);
+	start = now_ns();
+	copy.dst = memory_map(mem.fd);
+	time_shared(copy_mapped, &copy, NULL);
+	print_sample("populate-mmap", "ns", now_ns() - start);
+	check_copy(&copy);
+	print_sample("populate-copy", "ns", time_shared(copy_mapped, &copy, NULL));
+	memory_unmap(copy.dst);
+	memory_free(&mem);
+
+	/* Nothing is missing on a device. */
+	if (opt.backing == GMEM)
+		populate_by_uffd(vm, &copy);
+
+	kvm_munmap(src, opt.size + SZ_2M);
+	kvm_vm_free(vm);
+}
+
+/*
+ * Conversion to private and back of a page, of 512, and of all.  What is asked
+ * of each range is done more often if it is small.
+ */
+
+#define CONVERTED_BYTES	SZ_16M
+
+static void convert_touch(u64 *hva, u64 size)
+{
+	u64 i;
+
+	for (i = 0; i < size / sizeof(*hva); i += SZ_4K / sizeof(*hva))
+		WRITE_ONCE(hva[i], pattern);
+}
+
+static void convert_timed(const char *row, int fd, u64 *hva, u64 size)
+{
+	u64 calls = min_t(u64, CONVERTED_BYTES, opt.size) / size ?: 1;
+	u64 private = 0, shared = 0, start, i;
+
+	/* What was private before is not mapped any more. */
+	convert_touch(hva, calls * size);
+	for (i = 0; i < calls; i++) {
+		start = now_ns();
+		gmem_set_private(fd, i * size, size);
+		private += now_ns() - start;
+	}
+	for (i = 0; i < calls; i++) {
+		start = now_ns();
+		gmem_set_shared(fd, i * size, size);
+		shared += now_ns() - start;
+	}
+	print_sample(row, "private_ns", private / calls);
+	print_sample(row, "shared_ns", shared / calls);
+}
+
+/* With all memory there, in the file and in a user mapping. */
+static void measure_convert(void)
+{
+	const struct path path = { .vm_type = KVM_X86_SW_PROTECTED_VM };
+	struct kvm_vcpu *vcpus[MAX_VCPUS];
+	struct kvm_vm *vm;
+	struct mem mem;
+	u64 *hva, i;
+
+	TEST_ASSERT(is_gmem(), "A guest_memfd is all that can be converted");
+	vm = vm_create_for(&path, 1, vcpus);
+	memory_create(vm->fd, &mem);
+	TEST_ASSERT_OK(memory_slot(vm->fd, &mem));
+	hva = memory_map(mem.fd);
+	convert_touch(hva, opt.size);
+
+	if (!needs_device() || dax.align == SZ_4K)
+		convert_timed("convert-1", mem.fd, hva, SZ_4K);
+	if (!needs_device() || dax.align <= SZ_2M)
+		convert_timed("convert-512", mem.fd, hva, SZ_2M);
+	convert_timed("convert-all", mem.fd, hva, opt.size);
+
+	for (i = 0; i < opt.size / sizeof(*hva); i += SZ_4K / sizeof(*hva))
+		TEST_ASSERT_EQ(READ_ONCE(hva[i]), pattern);
+	memory_unmap(hva);
+	kvm_vm_free(vm);
+	memory_free(&mem);
+}
+
 static const struct row {
 	const char *name;
 	void (*fn)(void);
 } rows[] = {
+	{ "convert", measure_convert },
 	{ "touch", measure_touch },
 	{ "unused", measure_unused },
 	{ "zero", measure_zero },
+	{ "populate", measure_populate },
 };
 
 static void help(const char *name)
 {
 	printf("usage: %s [-d /dev/daxX.Y] -b backing [options] row\n"
-	       "row: touch, unused (create, bind, unbind, close) or zero\n"
+	       "row: touch, unused (create, bind, unbind, close), zero, populate or\n"
+	       "     convert (to private and back; KVM needs gmem_in_place_conversion=1)\n"
 	       " -b: gmem-dax, gmem (page cache), dax (host mapping), memfd or hugetlb (2M)\n"
 	       " -k: KEEP_DATA\n"
 	       " -f: fallocate() before the guest touches the memory\n"
@@ -642,6 +839,11 @@ int main(int argc, char *argv[])
 	}
 	if (i == ARRAY_SIZE(rows))
 		help(argv[0]);
+
+	if (rows[i].fn == measure_convert) {
+		TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
+		TEST_REQUIRE(kvm_has_gmem_attributes());
+	}
 
 	end = limit == -1ULL ? limit : now_ns() + limit;
 	do {

@@ -109,7 +109,8 @@ FIXTURE_TEARDOWN_PARENT(api)
 	check_after_test();
 }
 
-static const u64 daxfd_flags = CREATE_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA;
+static const u64 daxfd_flags = CREATE_FLAGS | GUEST_MEMFD_FLAG_WRITE |
+				GUEST_MEMFD_FLAG_KEEP_DATA;
 
 TEST_F(api, capabilities)
 {
@@ -131,29 +132,12 @@ TEST_F(api, capabilities_sw_protected)
 	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
 		SKIP(return, "KVM lacks CONFIG_KVM_SW_PROTECTED_VM");
 
+	/* Private memory is all that it can have, unless it can be converted. */
 	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_DAXFD), 1);
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_GUEST_DAXFD_FLAGS),
-		       GUEST_MEMFD_FLAG_MMAP);
-}
-
-TEST_F(api, flags_sw_protected)
-{
-	struct kvm_vm *vm;
-	u64 flag;
-
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
-		SKIP(return, "KVM lacks CONFIG_KVM_SW_PROTECTED_VM");
-
-	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	for (flag = GUEST_MEMFD_FLAG_INIT_SHARED;
-	     flag <= GUEST_MEMFD_FLAG_KEEP_DATA; flag <<= 1) {
-		if (flag != GUEST_MEMFD_FLAG_BACKING_FD)
-			TEST_ASSERT_ERR(gmem_create(vm->fd, flag, self->dax_fd,
-						    0, unit_size), EINVAL);
-	}
-	TEST_ASSERT_ERR(gmem_create(vm->fd, daxfd_flags, self->dax_fd, 0,
-				    unit_size), EINVAL);
+		       kvm_has_gmem_attributes() ? daxfd_flags :
+						   GUEST_MEMFD_FLAG_MMAP);
 }
 #endif
 
@@ -206,6 +190,32 @@ TEST_F(api, all_valid_flags)
 	check_flags(self->vm->fd, self->dax_fd, CREATE_FLAGS);
 	check_flags(self->vm->fd, self->dax_fd, ~0ULL);
 }
+
+#ifdef __x86_64__
+TEST_F(api, flags_sw_protected)
+{
+	struct kvm_vm *vm;
+	u64 flag;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		SKIP(return, "KVM lacks CONFIG_KVM_SW_PROTECTED_VM");
+
+	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	for (flag = GUEST_MEMFD_FLAG_INIT_SHARED;
+	     flag <= GUEST_MEMFD_FLAG_KEEP_DATA; flag <<= 1) {
+		if (kvm_has_gmem_attributes())
+			check_flags(vm->fd, self->dax_fd, flag);
+		else if (flag != GUEST_MEMFD_FLAG_BACKING_FD)
+			TEST_ASSERT_ERR(gmem_create(vm->fd, flag, self->dax_fd,
+						    0, unit_size), EINVAL);
+	}
+	if (kvm_has_gmem_attributes())
+		check_flags(vm->fd, self->dax_fd, daxfd_flags);
+	else
+		TEST_ASSERT_ERR(gmem_create(vm->fd, daxfd_flags, self->dax_fd, 0,
+					    unit_size), EINVAL);
+}
+#endif
 
 TEST_F(api, keep_data_needs_backing)
 {
@@ -339,7 +349,7 @@ TEST_F(api, short_way_sw_protected)
 
 	vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
 	TEST_ASSERT_ERR(slot_with_flags(vm->fd, self->dax_fd, KVM_MEM_GUEST_DAXFD),
-			EINVAL);
+			kvm_has_gmem_attributes() ? 0 : EINVAL);
 }
 #endif
 
@@ -947,31 +957,6 @@ DAXFD_FIXTURE(pins)
 FIXTURE_VARIANT_ADD(pins, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(pins, create_keep) { .path = PATH_create_keep };
 
-/* A pipe that has the page, as a file descriptor; -errno if it cannot. */
-static int __pin(void *mem)
-{
-	struct iovec iov = { .iov_base = mem, .iov_len = page_size };
-	int fds[2], r;
-
-	TEST_ASSERT(!pipe2(fds, O_CLOEXEC), "pipe2() failed");
-	r = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
-	r = r < 0 ? -errno : 0;
-	kvm_close(fds[1]);
-	if (!r)
-		return fds[0];
-
-	kvm_close(fds[0]);
-	return r;
-}
-
-static int pin(void *mem)
-{
-	int fd = __pin(mem);
-
-	TEST_ASSERT(fd >= 0, "vmsplice() failed: %d", fd);
-	return fd;
-}
-
 /* A page of the device, pinned and not mapped. */
 static int pin_dax(u64 offset)
 {
@@ -1265,7 +1250,7 @@ static void assert_no_remote_read(void *mem)
 	TEST_ASSERT_EQ(errno, EIO);
 	kill(pid, SIGKILL);
 	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	TEST_ASSERT_ERR(__pin(mem), EFAULT);
+	TEST_ASSERT_ERR(try_pin(mem), EFAULT);
 }
 
 /* A mapping that was made beside the range and has grown into it. */
@@ -1679,7 +1664,7 @@ static void objs_open(struct objs *o, int kvm_fd)
 					o->fds[OBJ_MEM], SLOT_OFFSET));
 	}
 
-	if (o->path->vm_type)
+	if (o->path->vm_type && !kvm_has_gmem_attributes())
 		TEST_ASSERT_OK(ioctl(vm_fd, KVM_SET_MEMORY_ATTRIBUTES, &attrs));
 
 	/* Leaves something to unmap where KVM has it; without, it is no worse. */
@@ -3607,7 +3592,7 @@ static void *loop_pin(void *arg)
 		mem = map_unclaimed(loop->c);
 		if (!mem)
 			continue;
-		fd = __pin(mem);
+		fd = try_pin(mem);
 		kvm_munmap(mem, unit_size);
 		if (fd < 0) {
 			TEST_ASSERT_EQ(fd, -EFAULT);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * VMs whose memory is a part of a device-DAX instance.  All work on the one
- * device that the user of the test named.
+ * device that the user of the test named.  Where page cache is what they are
+ * compared with, they can do without it.
  */
 #ifndef SELFTEST_KVM_DAXFD_UTIL_H
 #define SELFTEST_KVM_DAXFD_UTIL_H
@@ -47,6 +48,7 @@ extern u64 nr_units;
 struct path {
 	unsigned long vm_type;
 	bool daxfd;	/* KVM_MEM_GUEST_DAXFD; else KVM_CREATE_GUEST_MEMFD */
+	bool page_cache; /* no device */
 	u64 flags;	/* of KVM_CREATE_GUEST_MEMFD, beside BACKING_FD */
 };
 
@@ -56,6 +58,8 @@ struct path {
 #define PATH_short		{ .daxfd = true }
 #ifdef __x86_64__
 #define PATH_sw_protected	{ .vm_type = KVM_X86_SW_PROTECTED_VM }
+#define PATH_sw_protected_short	{ .vm_type = KVM_X86_SW_PROTECTED_VM,	\
+				  .daxfd = true }
 #define PATH_sw_protected_mmap	{ .vm_type = KVM_X86_SW_PROTECTED_VM,	\
 				  .flags = GUEST_MEMFD_FLAG_MMAP }
 #endif
@@ -95,6 +99,10 @@ int do_fallocate(int fd, int mode, u64 offset, u64 len);
 bool host_access(u64 *mem, u64 *val, bool write);
 bool host_can_read(void *mem);
 bool host_can_write(void *mem);
+void inject_error(void *page);
+int try_pin(void *mem);
+int pin(void *mem);
+bool thp_is_on(void);
 
 enum guest_op {
 	GUEST_READ,

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -134,6 +135,60 @@ bool host_can_write(void *mem)
 	u64 val = HOST_DATA;
 
 	return host_access(mem, &val, true);
+}
+
+/* A memory error.  Whoever has mapped the page may be told of it at once. */
+void inject_error(void *page)
+{
+	struct sigaction sa = { .sa_handler = access_sigbus }, old;
+
+	sigaction(SIGBUS, &sa, &old);
+	if (!sigsetjmp(access_jmpbuf, 1)) {
+		WRITE_ONCE(access_may_fail, true);
+		TEST_ASSERT(!madvise(page, page_size, MADV_HWPOISON),
+			    "MADV_HWPOISON failed");
+	}
+	WRITE_ONCE(access_may_fail, false);
+	/* Others may be about to get one that they expect. */
+	sigaction(SIGBUS, &old, NULL);
+}
+
+/* A pipe that has the page, as a file descriptor; -errno if it cannot. */
+int try_pin(void *mem)
+{
+	struct iovec iov = { .iov_base = mem, .iov_len = page_size };
+	int fds[2], r;
+
+	TEST_ASSERT(!pipe2(fds, O_CLOEXEC), "pipe2() failed");
+	r = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
+	r = r < 0 ? -errno : 0;
+	kvm_close(fds[1]);
+	if (!r)
+		return fds[0];
+
+	kvm_close(fds[0]);
+	return r;
+}
+
+int pin(void *mem)
+{
+	int fd = try_pin(mem);
+
+	TEST_ASSERT(fd >= 0, "vmsplice() failed: %d", fd);
+	return fd;
+}
+
+bool thp_is_on(void)
+{
+	char buf[64] = "";
+	FILE *f;
+
+	f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+	if (!f)
+		return false;
+	TEST_ASSERT(fgets(buf, sizeof(buf), f), "Reading a setting failed");
+	fclose(f);
+	return !strstr(buf, "[never]");
 }
 
 /*
@@ -345,14 +400,15 @@ static void ctx_init(struct ctx *c, const struct path *path, u32 nr_vcpus)
 	c->path = path;
 	c->vm = vm_create_for(path, nr_vcpus, c->vcpus);
 	c->vcpu = c->vcpus[0];
-	c->dax_fd = dax_dev_open(&dax);
+	c->dax_fd = path->page_cache ? -1 : dax_dev_open(&dax);
 	for (i = 0; i < MAX_CLAIMS; i++)
 		c->gmem[i] = -1;
 }
 
 void ctx_setup(struct ctx *c, const struct path *path, u32 nr_vcpus)
 {
-	dax_dev_restore(&dax);
+	if (!path->page_cache)
+		dax_dev_restore(&dax);
 	ctx_init(c, path, nr_vcpus);
 }
 
@@ -372,7 +428,8 @@ void ctx_free(struct ctx *c)
 	}
 	if (c->vm)
 		kvm_vm_free(c->vm);
-	kvm_free_fd(c->dax_fd);
+	if (c->dax_fd >= 0)
+		kvm_free_fd(c->dax_fd);
 	c->vm = NULL;
 }
 
@@ -388,7 +445,10 @@ int claim(struct ctx *c, int n, int fd, u64 offset, u64 size)
 		return slot_set(c->vm->fd, MEM_SLOT(n), KVM_MEM_GUEST_DAXFD,
 				MEM_GPA(n), size, NULL, fd, offset);
 
-	r = gmem_create(c->vm->fd, c->path->flags, fd, offset, size);
+	if (c->path->page_cache)
+		r = vm_create_guest_memfd(c->vm, size, c->path->flags);
+	else
+		r = gmem_create(c->vm->fd, c->path->flags, fd, offset, size);
 	if (r < 0)
 		return r;
 
@@ -439,7 +499,8 @@ void mem_map(struct ctx *c, int n)
 	if (!sparsebit_is_set(c->vm->vpages_mapped, MEM_GPA(n) >> c->vm->page_shift))
 		virt_map(c->vm, MEM_GPA(n), MEM_GPA(n),
 			 SLOT_SIZE / c->vm->page_size);
-	if (c->path->vm_type)
+	/* A guest_memfd that knows what is private was made as it is to be. */
+	if (c->path->vm_type && !kvm_has_gmem_attributes())
 		vm_mem_set_private(c->vm, MEM_GPA(n), SLOT_SIZE);
 }
 

@@ -43,6 +43,8 @@
 #define PAGES_PER_1G	(SZ_1G / SZ_4K)
 #define BLOCKS_PER_1G	(SZ_1G / SZ_2M)
 #define DELAY_MS	1000
+/* Seconds: initialising a gigabyte takes an emulated CPU a while. */
+#define TIMEOUT		120
 
 /* Physical memory of the device. */
 static struct dax_extent extents[MAX_EXTENTS];
@@ -168,7 +170,7 @@ static void slot_del(struct ctx *c)
 static void place(struct ctx *c, const struct place *p)
 {
 	TEST_ASSERT_OK(slot_add(c, p));
-	if (c->path->vm_type)
+	if (c->path->vm_type && !kvm_has_gmem_attributes())
 		vm_mem_set_private(c->vm, p->gpa, p->size);
 
 	/*
@@ -577,7 +579,7 @@ static bool replaced_is_unmapped(void)
 	return kvm_is_tdp_enabled();
 }
 
-TEST_F(zero, lazily_by_2m)
+TEST_F_TIMEOUT(zero, lazily_by_2m, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	struct counts before, after;
@@ -601,7 +603,7 @@ TEST_F(zero, lazily_by_2m)
 	TEST_ASSERT_OK(guest_do(c->vcpu, GUEST_CHECK, p.gpa, GUEST_DATA, PAGES_PER_1G));
 }
 
-TEST_F(zero, fault_shows_no_old_data)
+TEST_F_TIMEOUT(zero, fault_shows_no_old_data, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	struct place p = place_at(mega, SZ_2M, 0);
@@ -614,7 +616,7 @@ TEST_F(zero, fault_shows_no_old_data)
 	TEST_ASSERT_EQ(guest_read(c->vcpu, p.gpa + SZ_2M - page_size), 0);
 }
 
-TEST_F(zero, allocated_in_one)
+TEST_F_TIMEOUT(zero, allocated_in_one, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	struct counts before, after;
@@ -634,7 +636,7 @@ TEST_F(zero, allocated_in_one)
 }
 
 /* All but a block is ready: nothing larger than a block, and then all. */
-TEST_F(zero, all_but_one_block)
+TEST_F_TIMEOUT(zero, all_but_one_block, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	u64 last = SZ_1G - SZ_2M;
@@ -657,7 +659,7 @@ TEST_F(zero, all_but_one_block)
 }
 
 /* A hole of a block makes it a block that is not ready. */
-TEST_F(zero, hole_of_a_block)
+TEST_F_TIMEOUT(zero, hole_of_a_block, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	u64 hole = 7ULL * SZ_2M;
@@ -683,7 +685,7 @@ TEST_F(zero, hole_of_a_block)
 }
 
 /* A hole of a page is zeroed where it is; all of it stays ready. */
-TEST_F(zero, hole_of_a_page)
+TEST_F_TIMEOUT(zero, hole_of_a_page, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	u64 hole = 7ULL * SZ_2M + SZ_64K;
@@ -779,7 +781,7 @@ static void check_siblings(struct __test_metadata *_metadata, struct ctx *c)
 	check_sibling(c, &p, SZ_64K, page_size, SZ_64K + page_size);
 }
 
-TEST_F(zero, sibling_of_a_hole)
+TEST_F_TIMEOUT(zero, sibling_of_a_hole, TIMEOUT)
 {
 	check_siblings(_metadata, &self->c);
 }
@@ -787,7 +789,7 @@ TEST_F(zero, sibling_of_a_hole)
 DAXFD_FIXTURE_WITH(keep_hole, 2, huge_setup(_metadata, &self->c), check_after_test())
 FIXTURE_VARIANT_ADD(keep_hole, create_keep) { .path = PATH_create_keep };
 
-TEST_F(keep_hole, sibling_of_a_hole)
+TEST_F_TIMEOUT(keep_hole, sibling_of_a_hole, TIMEOUT)
 {
 	check_siblings(_metadata, &self->c);
 }
@@ -802,7 +804,7 @@ static void *allocate_thread(void *arg)
 }
 
 /* Several allocate, a guest uses the memory: nobody's stores are zeroed. */
-TEST_F(zero, allocated_by_many)
+TEST_F_TIMEOUT(zero, allocated_by_many, TIMEOUT)
 {
 	struct ctx *c = &self->c;
 	struct punch range;
@@ -884,19 +886,6 @@ static void host_check(u64 *mem, u64 first, u64 nr)
 
 	for (i = first; i < first + nr; i++)
 		TEST_ASSERT_EQ(READ_ONCE(*host_page(mem, i)), HOST_DATA + i);
-}
-
-static bool thp_is_on(void)
-{
-	char buf[64] = "";
-	FILE *f;
-
-	f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
-	if (!f)
-		return false;
-	TEST_ASSERT(fgets(buf, sizeof(buf), f), "Reading a setting failed");
-	fclose(f);
-	return !strstr(buf, "[never]");
 }
 
 static sigjmp_buf sigsegv_jmpbuf;
