@@ -5,14 +5,14 @@
 
 MAKEFLAGS += --no-print-directory
 # LINUX=/path/to/linux: a 7.3 tree of your own instead of Debian's package.
-export LINUX JOBS PARTS ALIGNS MINUTES FRESH RUNS SAVE
+export LINUX JOBS PARTS ALIGNS MINUTES WHOLE FRESH RUNS SAVE
 
 .PHONY: help run test test-all stress bench check tree series base-results mutants bisect shell setup clean
 
 help:
 	@echo 'make run            boot a test host with a DAX device, run a guest on it, report'
 	@echo 'make test           all that must hold: checks, kernels, selftests in the test host'
-	@echo 'make test-all       what takes longer: long stress, mutants, bisect; goes on where it was stopped'
+	@echo 'make test-all       what takes longer: every variant, long stress, configurations, mutants, bisect; goes on where it was stopped'
 	@echo 'make stress         races against unbind for MINUTES=20, on every kind of device'
 	@echo 'make bench          guest_memfd on DAX beside its peers: faults, mapping sizes, time'
 	@echo 'make check          static checks only'
