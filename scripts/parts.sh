@@ -171,13 +171,14 @@ kvm_host() {	# KERNEL
 
 # The series' own selftests: on an NVDIMM at every alignment, on a soft-reserved
 # region; its KUnit suites ran at boot. With WHOLE=1 every variant at each.
+own_tests() { table own-tests; }
 own_job() {	# WHERE VARIABLE
 	local kind where prog limit args
 	echo "export DEV=\$$2"
 	echo 'export DAX_TEST_DEV=$DEV GUEST_DAXFD_DEV=$DEV'
 	while read -r kind where prog limit args; do
 		[ "$where" != "$1" ] || echo "./run $kind ${prog##*/} $limit ./${prog##*/} $args"
-	done < <(table own-tests | if [ -z "${WHOLE:-}" ]; then cat; else sed 's/ -V [a-z_]*//g; s/ -s [0-9]*/ -s 100/'; fi)
+	done < <(own_tests | if [ -z "${WHOLE:-}" ]; then cat; else sed 's/ -V [a-z_]*//g; s/ -s [0-9]*/ -s 100/'; fi)
 }
 
 own_nvdimm() {	# ALIGNMENT

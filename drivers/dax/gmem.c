@@ -44,7 +44,7 @@
  * dead holds for a page that is bad.
  *
  * Locks: invalidate_lock of the guest_memfd and dax read sections nest either
- * way; locks of blocks are innermost and never held across another wait.
+ * way; locks of blocks are innermost, and held while a provider repairs pages.
  */
 #include <linux/bitmap.h>
 #include <linux/capability.h>

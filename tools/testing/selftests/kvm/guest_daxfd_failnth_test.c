@@ -680,10 +680,7 @@ int main(int argc, char *argv[])
 	const char *path = device_from_args(&argc, argv);
 	int r;
 
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed");
-	require(!geteuid(), "Only root can unbind a device");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require_device(path);
 	require(!access(FAIL_NTH, W_OK), "Needs CONFIG_FAULT_INJECTION");
 
 	use_device(path);

@@ -70,13 +70,6 @@ static u64 device_pfn(struct ctx *c, u64 offset)
 	return phys / page_size;
 }
 
-static void poison_check_after_test(void)
-{
-	check_after_test();
-	unbind();
-	rebind();
-}
-
 /*
  * Injecting errors, and finding them
  */
@@ -210,7 +203,7 @@ static void check_wiped(struct ctx *c, u64 bad)
 #define POISON_FIXTURE(name)							\
 	DAXFD_FIXTURE_WITH(name, NR_VCPUS,					\
 			   bad_pfn = device_pfn(&self->c, slot_offset(0) + BAD), \
-			   poison_check_after_test())
+			   check_after_errors())
 
 /*
  * Guests
@@ -661,10 +654,7 @@ int main(int argc, char *argv[])
 {
 	const char *path = device_from_args(&argc, argv);
 
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed");
-	require(!geteuid(), "Only root can unbind a device");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require_device(path);
 	require(!access(HARD_OFFLINE, W_OK),
 		"There is no " HARD_OFFLINE ": it takes CONFIG_MEMORY_FAILURE and MEMORY_HOTPLUG");
 

@@ -1328,10 +1328,7 @@ int main(int argc, char *argv[])
 	const char *env = getenv("GUEST_DAXFD_SEED");
 
 	times_from_args(&argc, argv);
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed");
-	require(!geteuid(), "Only root can unbind a device");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require_device(path);
 
 	use_device(path);
 	seed = env ? strtoul(env, NULL, 0) : now_ms();

@@ -3711,9 +3711,6 @@ TEST_F_TIMEOUT(gmem_race, touch_against_unbind, LOOP_TIMEOUT)
 	assert_device_is_free();
 }
 
-#define HOW_TO_MAKE_A_DEVICE						\
-	"make one with 'ndctl create-namespace -m devdax -e NAMESPACE -f -a 2M'"
-
 /*
  * Windows that CONFIG_KVM_GUEST_DAXFD_DELAY keeps open
  */
@@ -3934,12 +3931,7 @@ int main(int argc, char *argv[])
 {
 	const char *path = device_from_args(&argc, argv);
 
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed; "
-		      HOW_TO_MAKE_A_DEVICE);
-	require(!geteuid(), "Only root can unbind a device");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
-
+	require_device(path);
 	use_device(path);
 	return test_harness_run(argc, argv);
 }

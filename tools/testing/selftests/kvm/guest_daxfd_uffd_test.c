@@ -44,9 +44,6 @@
 #define DELAY_MS	400
 #define LOOP_MS		2000
 
-#define PATH_uffd	{ .flags = UFFD_FLAGS }
-#define PATH_uffd_keep	{ .flags = UFFD_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA }
-
 struct target {
 	struct ctx c;
 	bool dax;
@@ -171,18 +168,11 @@ static u64 *word(struct target *t, u64 offset)
  * Targets
  */
 
-static void target_open(struct target *t, bool dax_backed)
+static void target_open(struct target *t)
 {
-	const u64 flags = t->c.path->flags;
-
-	t->dax = dax_backed;
-	if (t->dax) {
-		TEST_ASSERT_OK(claim_unit(&t->c, 0));
-		t->size = unit_size;
-	} else {
-		t->c.gmem[0] = vm_create_guest_memfd(t->c.vm, SIZE, flags);
-		t->size = SIZE;
-	}
+	t->dax = !t->c.path->page_cache;
+	t->size = t->dax ? unit_size : SIZE;
+	TEST_ASSERT_OK(claim(&t->c, 0, t->c.dax_fd, unit_offset(0), t->size));
 	t->fd = t->c.gmem[0];
 	t->mem = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, t->fd);
 	t->view = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, t->fd);
@@ -196,28 +186,29 @@ static void target_close(struct target *t)
 }
 
 /* No two words of the source are alike, and none is anything else. */
-static void target_setup(struct __test_metadata *_metadata, struct target *t,
-			 const struct path *path, bool dax_backed)
+static const char *target_setup(struct target *t, const struct path *path)
 {
 	u64 i;
 
 	/* Only memory that is converted has a type of VM of its own. */
 	if (path->vm_type && !kvm_has_gmem_attributes())
-		SKIP(return, "KVM needs gmem_in_place_conversion=1");
-	if (path->vm_type && dax_backed && dax.align > SLOT_OFFSET)
-		SKIP(return, "%s is not converted by 2M", dax.name);
+		return "KVM needs gmem_in_place_conversion=1";
+	if (path->vm_type && !path->page_cache && dax.align > SLOT_OFFSET)
+		return "The device is not converted by 2M";
 
 	ctx_setup(&t->c, path, 1);
-	if (dax_backed)
+	if (!path->page_cache)
 		dax_dev_fill(&dax, unit_offset(0), SIZE, OLD_DATA);
 	t->old = path->flags & GUEST_MEMFD_FLAG_KEEP_DATA ? OLD_DATA : 0;
-	target_open(t, dax_backed);
+	target_open(t);
 	uffd_open(t, 0);
 
 	t->src = kvm_mmap(SIZE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	for (i = 0; i < SIZE / sizeof(u64); i++)
 		t->src[i] = HOST_DATA + i;
+
+	return NULL;
 }
 
 /* Page cache is missing, or there; device memory is always there. */
@@ -347,40 +338,12 @@ static bool is_mapped(struct target *t, u64 offset)
 	return vec & 1;
 }
 
-#define UFFD_FIXTURE(name)							\
-	FIXTURE(name) {								\
-		struct target t;						\
-	};									\
-										\
-	FIXTURE_VARIANT(name) {							\
-		struct path path;						\
-		bool dax;							\
-	};									\
-										\
-	FIXTURE_SETUP(name) {							\
-		target_setup(_metadata, &self->t, &variant->path, variant->dax);	\
-	}									\
-										\
-	FIXTURE_TEARDOWN_PARENT(name) {						\
-		check_after_test();						\
-	}
-
-#define UFFD_VARIANTS(name)							\
-	FIXTURE_VARIANT_ADD(name, page_cache) { .path = PATH_uffd };		\
-	UFFD_VARIANTS_DAX(name)
-
-#define UFFD_VARIANTS_DAX(name)							\
-	FIXTURE_VARIANT_ADD(name, create) { .path = PATH_uffd, .dax = true };	\
-	FIXTURE_VARIANT_ADD(name, create_keep) {				\
-		.path = PATH_uffd_keep, .dax = true				\
-	}
-
 /*
  * Registration
  */
 
-UFFD_FIXTURE(modes)
-UFFD_VARIANTS(modes);
+TARGET_FIXTURE(modes)
+TARGET_VARIANTS(modes, UFFD_FLAGS);
 
 TEST_F(modes, register)
 {
@@ -431,6 +394,21 @@ TEST_F(modes, ioctls)
 		    "UFFDIO_REGISTER failed");
 	TEST_ASSERT(reg.ioctls & BIT(_UFFDIO_CONTINUE), "No UFFDIO_CONTINUE");
 	TEST_ASSERT(reg.ioctls & BIT(_UFFDIO_POISON), "No UFFDIO_POISON");
+	/* What it says must work. */
+	TEST_ASSERT_EQ(!!(reg.ioctls & BIT(_UFFDIO_COPY)), !t->dax);
+	TEST_ASSERT_EQ(!!(reg.ioctls & BIT(_UFFDIO_ZEROPAGE)), !t->dax);
+}
+
+TEST_F(modes, rwp)
+{
+	struct target *t = &self->t;
+
+	if (!(t->features & UFFD_FEATURE_RWP))
+		SKIP(return, "The kernel lacks CONFIG_USERFAULTFD_RWP");
+	kvm_close(t->uffd);
+	uffd_open(t, UFFD_FEATURE_RWP);
+	TEST_ASSERT_ERR(uffd_register(t, UFFDIO_REGISTER_MODE_RWP), EINVAL);
+	TEST_ASSERT_ERR(uffd_register(t, UFFDIO_REGISTER_MODE_RWP | MINOR), EINVAL);
 }
 
 TEST_F(modes, not_registered)
@@ -462,8 +440,8 @@ TEST_F(modes, guest)
  * Pages that are there
  */
 
-UFFD_FIXTURE(minor)
-UFFD_VARIANTS(minor);
+TARGET_FIXTURE(minor)
+TARGET_VARIANTS(minor, UFFD_FLAGS);
 
 TEST_F(minor, page)
 {
@@ -678,8 +656,8 @@ TEST_F(minor, mlock)
 	TEST_ASSERT_OK(claim_unit(&t->c, 0));
 }
 
-UFFD_FIXTURE(pins)
-UFFD_VARIANTS_DAX(pins);
+TARGET_FIXTURE(pins)
+TARGET_VARIANTS_DAX(pins, UFFD_FLAGS);
 
 /* A page that is mapped in this way, and in no other, can be pinned. */
 TEST_F(pins, page)
@@ -693,7 +671,7 @@ TEST_F(pins, page)
 	unbind();
 	rebind();
 	reopen(&t->c);
-	target_open(t, true);
+	target_open(t);
 
 	TEST_ASSERT_OK(uffd_register(t, MINOR));
 	TEST_ASSERT_OK(uffd_continue(t, SZ_4M));
@@ -711,8 +689,8 @@ TEST_F(pins, page)
  * Pages that are missing
  */
 
-UFFD_FIXTURE(missing)
-FIXTURE_VARIANT_ADD(missing, page_cache) { .path = PATH_uffd };
+TARGET_FIXTURE(missing)
+FIXTURE_VARIANT_ADD(missing, page_cache) { .path = PATH_page_cache(UFFD_FLAGS) };
 
 static void check_missing(struct target *t, u64 offset)
 {
@@ -835,8 +813,8 @@ TEST_F(missing, copy_of_itself)
 }
 
 /* Nothing is put in the place of memory that is always there. */
-UFFD_FIXTURE(refused)
-UFFD_VARIANTS_DAX(refused);
+TARGET_FIXTURE(refused)
+TARGET_VARIANTS_DAX(refused, UFFD_FLAGS);
 
 TEST_F(refused, copy)
 {
@@ -868,15 +846,11 @@ TEST_F(refused, copy)
  * Private memory
  */
 
-UFFD_FIXTURE(private)
-FIXTURE_VARIANT_ADD(private, page_cache) {
-	.path = { .flags = GUEST_MEMFD_FLAG_WRITE | GUEST_MEMFD_FLAG_MMAP }
-};
+#define PRIVATE_FLAGS	(GUEST_MEMFD_FLAG_WRITE | GUEST_MEMFD_FLAG_MMAP)
 
-FIXTURE_VARIANT_ADD(private, create) {
-	.path = { .flags = GUEST_MEMFD_FLAG_WRITE | GUEST_MEMFD_FLAG_MMAP },
-	.dax = true
-};
+TARGET_FIXTURE(private)
+FIXTURE_VARIANT_ADD(private, page_cache) { .path = PATH_page_cache(PRIVATE_FLAGS) };
+FIXTURE_VARIANT_ADD(private, create) { .path = { .flags = PRIVATE_FLAGS } };
 
 TEST_F(private, nothing_is_reported)
 {
@@ -908,29 +882,8 @@ TEST_F(private, nothing_is_reported)
 
 #define BAD	(SZ_1M + 5 * SZ_16K)
 
-FIXTURE(error) {
-	struct target t;
-};
-
-FIXTURE_VARIANT(error) {
-	struct path path;
-	bool dax;
-};
-
-FIXTURE_SETUP(error)
-{
-	target_setup(_metadata, &self->t, &variant->path, variant->dax);
-}
-
-/* The device forgets the errors. */
-FIXTURE_TEARDOWN_PARENT(error)
-{
-	check_after_test();
-	unbind();
-	rebind();
-}
-
-UFFD_VARIANTS(error);
+TARGET_FIXTURE_WITH(error, check_after_errors())
+TARGET_VARIANTS(error, UFFD_FLAGS);
 
 TEST_F(error, page)
 {
@@ -971,8 +924,8 @@ TEST_F(error, meanwhile)
  * The device goes away
  */
 
-UFFD_FIXTURE(gone)
-UFFD_VARIANTS_DAX(gone);
+TARGET_FIXTURE(gone)
+TARGET_VARIANTS_DAX(gone, UFFD_FLAGS);
 
 TEST_F(gone, unbind)
 {
@@ -1051,8 +1004,8 @@ TEST_F(gone, while_revoked)
 	rebind();
 }
 
-UFFD_FIXTURE(hole)
-UFFD_VARIANTS_DAX(hole);
+TARGET_FIXTURE(hole)
+TARGET_VARIANTS_DAX(hole, UFFD_FLAGS);
 
 /* Nor does it become a hole behind the back of a mapping. */
 TEST_F(hole, while_punched)
@@ -1079,8 +1032,8 @@ TEST_F(hole, while_punched)
  * Post-copy: readers run, and a handler provides what they touch
  */
 
-UFFD_FIXTURE(postcopy)
-UFFD_VARIANTS(postcopy);
+TARGET_FIXTURE(postcopy)
+TARGET_VARIANTS(postcopy, UFFD_FLAGS);
 
 #define POSTCOPY_SIZE	SZ_4M
 
@@ -1182,8 +1135,8 @@ TEST_F(postcopy, write)
 	check_postcopy(&self->t, false);
 }
 
-UFFD_FIXTURE(postcopy_copy)
-FIXTURE_VARIANT_ADD(postcopy_copy, page_cache) { .path = PATH_uffd };
+TARGET_FIXTURE(postcopy_copy)
+FIXTURE_VARIANT_ADD(postcopy_copy, page_cache) { .path = PATH_page_cache(UFFD_FLAGS) };
 
 static void *copy_reader_thread(void *arg)
 {
@@ -1199,6 +1152,20 @@ static void *copy_reader_thread(void *arg)
 	return NULL;
 }
 
+static void *filler_thread(void *arg)
+{
+	struct loop *loop = arg;
+	struct target *t = container_of(loop->c, struct target, c);
+	u64 i;
+
+	while (!READ_ONCE(loop->stop)) {
+		for (i = 0; i < SZ_64K; i += page_size)
+			fill(t, i);
+		WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	}
+	return NULL;
+}
+
 TEST_F(postcopy_copy, copy)
 {
 	check_postcopy(&self->t, true);
@@ -1209,19 +1176,21 @@ TEST_F(postcopy_copy, holes)
 {
 	struct target *t = &self->t;
 	struct handler handler;
-	struct loop reader = {};
+	struct loop reader = {}, filler = {};
 	u64 start;
 
 	TEST_ASSERT_OK(uffd_register(t, MISSING));
 	handler_start(&handler, t, true);
 	loop_start(&reader, &t->c, copy_reader_thread);
 	loop_wait(&reader);
-	for (start = now_ms(); now_ms() - start < LOOP_MS; ) {
-		/* Pages that are there, are not mapped, and go. */
-		TEST_ASSERT(!madvise(t->mem, SZ_64K, MADV_DONTNEED),
-			    "madvise() failed");
+	/*
+	 * Pages that are there, are not mapped, and go.  Whoever waits for the
+	 * hole looks for a page next, and finds that another hole comes first.
+	 */
+	loop_start(&filler, &t->c, filler_thread);
+	for (start = now_ms(); now_ms() - start < LOOP_MS; )
 		TEST_ASSERT_OK(punch(&t->c, 0, SZ_64K));
-	}
+	loop_stop(&filler);
 	loop_stop(&reader);
 	handler_stop(&handler);
 }
@@ -1230,8 +1199,8 @@ TEST_F(postcopy_copy, holes)
  * Handlers against everybody else
  */
 
-UFFD_FIXTURE(race)
-UFFD_VARIANTS(race);
+TARGET_FIXTURE(race)
+TARGET_VARIANTS(race, UFFD_FLAGS);
 
 static void *reader_thread(void *arg)
 {
@@ -1302,8 +1271,8 @@ TEST_F(race, registration)
 	TEST_ASSERT(reader.rounds > rounds, "The reader does not get on");
 }
 
-UFFD_FIXTURE(race_unbind)
-UFFD_VARIANTS_DAX(race_unbind);
+TARGET_FIXTURE(race_unbind)
+TARGET_VARIANTS_DAX(race_unbind, UFFD_FLAGS);
 
 TEST_F(race_unbind, handler)
 {
@@ -1334,7 +1303,7 @@ TEST_F(race_unbind, handler)
 		if (!t->old)
 			dax_dev_check(&dax, unit_offset(0), ZERO_SIZE, 0);
 		dax_dev_fill(&dax, unit_offset(0), SIZE, OLD_DATA);
-		target_open(t, true);
+		target_open(t);
 	}
 }
 
@@ -1346,8 +1315,10 @@ TEST_F(race_unbind, handler)
 
 #define CONVERTED	SLOT_OFFSET
 
-#define PATH_convert(f)	{ .vm_type = KVM_X86_SW_PROTECTED_VM,		\
-			  .flags = UFFD_FLAGS | (f) }
+#define PATH_convert(f)		{ .vm_type = KVM_X86_SW_PROTECTED_VM,		\
+				  .flags = UFFD_FLAGS | (f) }
+#define PATH_convert_cache	{ .vm_type = KVM_X86_SW_PROTECTED_VM,		\
+				  .page_cache = true, .flags = UFFD_FLAGS }
 
 static u64 convert_unit(struct target *t)
 {
@@ -1383,11 +1354,11 @@ static void check_refused(struct target *t)
 		    "Private memory is mapped");
 }
 
-UFFD_FIXTURE(convert)
-FIXTURE_VARIANT_ADD(convert, page_cache) { .path = PATH_convert(0) };
-FIXTURE_VARIANT_ADD(convert, create) { .path = PATH_convert(0), .dax = true };
+TARGET_FIXTURE(convert)
+FIXTURE_VARIANT_ADD(convert, page_cache) { .path = PATH_convert_cache };
+FIXTURE_VARIANT_ADD(convert, create) { .path = PATH_convert(0) };
 FIXTURE_VARIANT_ADD(convert, create_keep) {
-	.path = PATH_convert(GUEST_MEMFD_FLAG_KEEP_DATA), .dax = true
+	.path = PATH_convert(GUEST_MEMFD_FLAG_KEEP_DATA)
 };
 
 TEST_F(convert, nothing_is_reported)
@@ -1577,8 +1548,8 @@ TEST_F(convert, race)
 	check_race(t, false);
 }
 
-UFFD_FIXTURE(convert_page_cache)
-FIXTURE_VARIANT_ADD(convert_page_cache, page_cache) { .path = PATH_convert(0) };
+TARGET_FIXTURE(convert_page_cache)
+FIXTURE_VARIANT_ADD(convert_page_cache, page_cache) { .path = PATH_convert_cache };
 
 TEST_F(convert_page_cache, missing)
 {
@@ -1665,10 +1636,7 @@ int main(int argc, char *argv[])
 	const char *path = device_from_args(&argc, argv);
 	int uffd;
 
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed");
-	require(!geteuid(), "Only root can unbind a device");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require_device(path);
 	require(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_WRITE,
 		"KVM has no GUEST_MEMFD_FLAG_WRITE");
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);

@@ -41,9 +41,6 @@
 
 #define LOOP_MS		1000
 
-#define PATH_write	{ .flags = WRITE_FLAGS }
-#define PATH_write_keep	{ .flags = WRITE_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA }
-
 struct target {
 	struct ctx c;
 	bool dax;
@@ -58,31 +55,23 @@ struct target {
  * Targets
  */
 
-static void target_open(struct target *t, bool dax_backed)
+static void target_open(struct target *t)
 {
-	const u64 flags = t->c.path->flags;
-
-	t->dax = dax_backed;
-	if (t->dax) {
-		TEST_ASSERT_OK(claim_unit(&t->c, 0));
-		t->size = unit_size;
-	} else {
-		t->c.gmem[0] = vm_create_guest_memfd(t->c.vm, SIZE, flags);
-		t->size = SIZE;
-	}
+	t->dax = !t->c.path->page_cache;
+	t->size = t->dax ? unit_size : SIZE;
+	TEST_ASSERT_OK(claim(&t->c, 0, t->c.dax_fd, unit_offset(0), t->size));
 	t->fd = t->c.gmem[0];
 }
 
 /* No two words of the source are alike, and none is anything else. */
-static void target_setup(struct target *t, const struct path *path,
-			 bool dax_backed)
+static const char *target_setup(struct target *t, const struct path *path)
 {
 	u64 i;
 
 	ctx_setup(&t->c, path, 2);
-	if (dax_backed)
+	if (!path->page_cache)
 		dax_dev_fill(&dax, unit_offset(0), SIZE, OLD_DATA);
-	target_open(t, dax_backed);
+	target_open(t);
 
 	t->old = path->flags & GUEST_MEMFD_FLAG_KEEP_DATA ? OLD_DATA : 0;
 	t->mem = NULL;
@@ -95,6 +84,8 @@ static void target_setup(struct target *t, const struct path *path,
 		    "mprotect() failed");
 	for (i = 0; i < SRC_SIZE / sizeof(u64); i++)
 		t->src[i] = HOST_DATA + i;
+
+	return NULL;
 }
 
 static long do_pwrite(int fd, const void *buf, size_t len, u64 offset)
@@ -152,34 +143,6 @@ static void *unaligned_src(struct target *t)
 {
 	return (char *)t->src + 2088;
 }
-
-#define WRITE_FIXTURE(name)							\
-	FIXTURE(name) {								\
-		struct target t;						\
-	};									\
-										\
-	FIXTURE_VARIANT(name) {							\
-		struct path path;						\
-		bool dax;							\
-	};									\
-										\
-	FIXTURE_SETUP(name) {							\
-		target_setup(&self->t, &variant->path, variant->dax);		\
-	}									\
-										\
-	FIXTURE_TEARDOWN_PARENT(name) {						\
-		check_after_test();						\
-	}
-
-#define WRITE_VARIANTS(name)							\
-	FIXTURE_VARIANT_ADD(name, page_cache) { .path = PATH_write };		\
-	WRITE_VARIANTS_DAX(name)
-
-#define WRITE_VARIANTS_DAX(name)						\
-	FIXTURE_VARIANT_ADD(name, create) { .path = PATH_write, .dax = true };	\
-	FIXTURE_VARIANT_ADD(name, create_keep) {				\
-		.path = PATH_write_keep, .dax = true				\
-	}
 
 /*
  * Flags
@@ -252,12 +215,8 @@ static void check_refused(struct target *t, int err)
 	TEST_ASSERT_EQ(lseek(t->fd, 0, SEEK_CUR), 0);
 }
 
-WRITE_FIXTURE(no_flag)
-FIXTURE_VARIANT_ADD(no_flag, page_cache) { .path = PATH_create };
-FIXTURE_VARIANT_ADD(no_flag, create) { .path = PATH_create, .dax = true };
-FIXTURE_VARIANT_ADD(no_flag, create_keep) {
-	.path = PATH_create_keep, .dax = true
-};
+TARGET_FIXTURE(no_flag)
+TARGET_VARIANTS(no_flag, CREATE_FLAGS);
 
 TEST_F(no_flag, write)
 {
@@ -267,24 +226,14 @@ TEST_F(no_flag, write)
 	check_old(&self->t, 0, SIZE);
 }
 
-WRITE_FIXTURE(private)
+#define PRIVATE_FLAGS	GUEST_MEMFD_FLAG_WRITE
+#define MMAP_FLAGS	(PRIVATE_FLAGS | GUEST_MEMFD_FLAG_MMAP)
 
-FIXTURE_VARIANT_ADD(private, page_cache) {
-	.path = { .flags = GUEST_MEMFD_FLAG_WRITE }
-};
-
-FIXTURE_VARIANT_ADD(private, page_cache_mmap) {
-	.path = { .flags = GUEST_MEMFD_FLAG_WRITE | GUEST_MEMFD_FLAG_MMAP }
-};
-
-FIXTURE_VARIANT_ADD(private, create) {
-	.path = { .flags = GUEST_MEMFD_FLAG_WRITE }, .dax = true
-};
-
-FIXTURE_VARIANT_ADD(private, create_mmap) {
-	.path = { .flags = GUEST_MEMFD_FLAG_WRITE | GUEST_MEMFD_FLAG_MMAP },
-	.dax = true
-};
+TARGET_FIXTURE(private)
+FIXTURE_VARIANT_ADD(private, page_cache) { .path = PATH_page_cache(PRIVATE_FLAGS) };
+FIXTURE_VARIANT_ADD(private, page_cache_mmap) { .path = PATH_page_cache(MMAP_FLAGS) };
+FIXTURE_VARIANT_ADD(private, create) { .path = { .flags = PRIVATE_FLAGS } };
+FIXTURE_VARIANT_ADD(private, create_mmap) { .path = { .flags = MMAP_FLAGS } };
 
 TEST_F(private, write)
 {
@@ -305,8 +254,8 @@ TEST_F(private, write)
  * Arguments
  */
 
-WRITE_FIXTURE(args)
-WRITE_VARIANTS(args);
+TARGET_FIXTURE(args)
+TARGET_VARIANTS(args, WRITE_FLAGS);
 
 /* A request that is wrong somewhere changes nothing. */
 TEST_F(args, alignment)
@@ -429,8 +378,8 @@ TEST_F(args, no_read)
  * Contents
  */
 
-WRITE_FIXTURE(data)
-WRITE_VARIANTS(data);
+TARGET_FIXTURE(data)
+TARGET_VARIANTS(data, WRITE_FLAGS);
 
 TEST_F(data, pages)
 {
@@ -564,8 +513,8 @@ TEST_F(data, vectors)
  * What was written is wiped with everything else, or kept with everything
  * else.
  */
-WRITE_FIXTURE(after)
-WRITE_VARIANTS_DAX(after);
+TARGET_FIXTURE(after)
+TARGET_VARIANTS_DAX(after, WRITE_FLAGS);
 
 static void check_device_after(struct target *t)
 {
@@ -611,8 +560,8 @@ TEST_F(after, unbind)
  * Sources that are not there
  */
 
-WRITE_FIXTURE(source)
-WRITE_VARIANTS(source);
+TARGET_FIXTURE(source)
+TARGET_VARIANTS(source, WRITE_FLAGS);
 
 TEST_F(source, nowhere)
 {
@@ -784,8 +733,8 @@ TEST_F(source, itself)
  * Sources that nobody ever provides: a userfaultfd that is not answered
  */
 
-WRITE_FIXTURE(stuck)
-WRITE_VARIANTS(stuck);
+TARGET_FIXTURE(stuck)
+TARGET_VARIANTS(stuck, WRITE_FLAGS);
 
 #define STUCK_PAGE	(16 * page_size)
 
@@ -922,8 +871,8 @@ TEST_F(stuck, kill)
 	check_old(&self->t, 0, SIZE);
 }
 
-WRITE_FIXTURE(stuck_unbind)
-WRITE_VARIANTS_DAX(stuck_unbind);
+TARGET_FIXTURE(stuck_unbind)
+TARGET_VARIANTS_DAX(stuck_unbind, WRITE_FLAGS);
 
 /* The device can be taken away, and is not written to when it is back. */
 TEST_F(stuck_unbind, then_bind)
@@ -945,29 +894,8 @@ TEST_F(stuck_unbind, then_bind)
 
 #define BAD	(SZ_1M + 5 * SZ_16K)
 
-FIXTURE(poison) {
-	struct target t;
-};
-
-FIXTURE_VARIANT(poison) {
-	struct path path;
-	bool dax;
-};
-
-FIXTURE_SETUP(poison)
-{
-	target_setup(&self->t, &variant->path, variant->dax);
-}
-
-/* The device forgets the errors. */
-FIXTURE_TEARDOWN_PARENT(poison)
-{
-	check_after_test();
-	unbind();
-	rebind();
-}
-
-WRITE_VARIANTS(poison);
+TARGET_FIXTURE_WITH(poison, check_after_errors())
+TARGET_VARIANTS(poison, WRITE_FLAGS);
 
 static bool is_poisoned(struct target *t)
 {
@@ -1030,9 +958,9 @@ TEST_F(poison, in_the_middle)
  * A writer that takes long
  */
 
-WRITE_FIXTURE(slow)
-FIXTURE_VARIANT_ADD(slow, page_cache) { .path = PATH_write };
-FIXTURE_VARIANT_ADD(slow, create) { .path = PATH_write, .dax = true };
+TARGET_FIXTURE(slow)
+FIXTURE_VARIANT_ADD(slow, page_cache) { .path = PATH_page_cache(WRITE_FLAGS) };
+FIXTURE_VARIANT_ADD(slow, create) { .path = { .flags = WRITE_FLAGS } };
 
 #define SLOW_SIZE	(512UL << 20)
 
@@ -1089,8 +1017,8 @@ TEST_F(slow, kill)
  * Writers against everybody else
  */
 
-WRITE_FIXTURE(race)
-WRITE_VARIANTS(race);
+TARGET_FIXTURE(race)
+TARGET_VARIANTS(race, WRITE_FLAGS);
 
 static void *write_loop(void *arg)
 {
@@ -1205,8 +1133,8 @@ static void *write_until_dead(void *arg)
 	return NULL;
 }
 
-WRITE_FIXTURE(race_unbind)
-WRITE_VARIANTS_DAX(race_unbind);
+TARGET_FIXTURE(race_unbind)
+TARGET_VARIANTS_DAX(race_unbind, WRITE_FLAGS);
 
 TEST_F(race_unbind, writer)
 {
@@ -1228,7 +1156,7 @@ TEST_F(race_unbind, writer)
 		if (!t->old)
 			dax_dev_check(&dax, unit_offset(0), 3 * ZERO_SIZE, 0);
 		dax_dev_fill(&dax, unit_offset(0), SIZE, OLD_DATA);
-		target_open(t, true);
+		target_open(t);
 		t->mem = kvm_mmap(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, t->fd);
 	}
 }
@@ -1237,10 +1165,7 @@ int main(int argc, char *argv[])
 {
 	const char *path = device_from_args(&argc, argv);
 
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed");
-	require(!geteuid(), "Only root can unbind a device");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require_device(path);
 	require(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_WRITE,
 		"KVM has no GUEST_MEMFD_FLAG_WRITE");
 

@@ -56,6 +56,7 @@ struct path {
 #define PATH_create_keep	{ .flags = CREATE_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA }
 #define PATH_create_private	{ .flags = GUEST_MEMFD_FLAG_MMAP }
 #define PATH_short		{ .daxfd = true }
+#define PATH_page_cache(f)	{ .page_cache = true, .flags = (f) }
 #ifdef __x86_64__
 #define PATH_sw_protected	{ .vm_type = KVM_X86_SW_PROTECTED_VM }
 #define PATH_sw_protected_short	{ .vm_type = KVM_X86_SW_PROTECTED_VM,	\
@@ -174,6 +175,7 @@ void reopen(struct ctx *c);
 void assert_device_is_free(void);
 bool claims_list_has(const char *kind);
 void check_after_test(void);
+void check_after_errors(void);
 
 pid_t vmm_start(const struct ctx *c);
 void vmm_kill(pid_t pid);
@@ -195,6 +197,8 @@ void loop_wait(struct loop *loop);
 bool delay_set(const char *window, unsigned int ms);
 const char *device_from_args(int *argc, char **argv);
 void require(bool cond, const char *reason);
+void require_device(const char *path);
+bool have_device(void);
 void use_device(const char *path);
 
 /* For programs that include kvm_test_harness.h. */
@@ -224,6 +228,44 @@ void use_device(const char *path);
 										\
 	FIXTURE_TEARDOWN_PARENT(name) {						\
 		check;								\
+	}
+
+/*
+ * For programs that test a guest_memfd by itself.  Their struct target has what
+ * a case needs; their target_setup() returns why the case does not apply, or NULL.
+ */
+#define TARGET_FIXTURE(name)	TARGET_FIXTURE_WITH(name, check_after_test())
+
+/* With what is to be done at the end. */
+#define TARGET_FIXTURE_WITH(name, check)					\
+	FIXTURE(name) {								\
+		struct target t;						\
+	};									\
+										\
+	FIXTURE_VARIANT(name) {							\
+		struct path path;						\
+	};									\
+										\
+	FIXTURE_SETUP(name) {							\
+		const char *unfit = target_setup(&self->t, &variant->path);	\
+										\
+		if (unfit)							\
+			SKIP(return, "%s", unfit);				\
+	}									\
+										\
+	FIXTURE_TEARDOWN_PARENT(name) {						\
+		check;								\
+	}
+
+/* On page cache and on device-DAX, by the flags beside KEEP_DATA. */
+#define TARGET_VARIANTS(name, f)						\
+	FIXTURE_VARIANT_ADD(name, page_cache) { .path = PATH_page_cache(f) };	\
+	TARGET_VARIANTS_DAX(name, f)
+
+#define TARGET_VARIANTS_DAX(name, f)						\
+	FIXTURE_VARIANT_ADD(name, create) { .path = { .flags = (f) } };		\
+	FIXTURE_VARIANT_ADD(name, create_keep) {				\
+		.path = { .flags = (f) | GUEST_MEMFD_FLAG_KEEP_DATA }		\
 	}
 
 #endif /* SELFTEST_KVM_DAXFD_UTIL_H */

@@ -607,10 +607,25 @@ bool claims_list_has(const char *kind)
 }
 
 /* In the parent: whatever the test did and however it ended, no claim is left. */
+/* What a case leaves behind, whether it failed or not. */
 void check_after_test(void)
 {
+	if (!have_device())
+		return;
+
 	dax_dev_restore(&dax);
 	TEST_ASSERT_EQ(dax_dev_claimed(&dax), 0);
+}
+
+/* A device forgets the errors that a case made. */
+void check_after_errors(void)
+{
+	if (!have_device())
+		return;
+
+	check_after_test();
+	unbind();
+	rebind();
 }
 
 /*
@@ -751,6 +766,21 @@ void require(bool cond, const char *reason)
 
 	ksft_print_header();
 	ksft_exit_skip("%s\n", reason);
+}
+
+/* What all programs need that unbind devices. */
+void require_device(const char *path)
+{
+	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed; "
+		      "'ndctl create-namespace -m devdax -e NAMESPACE -f -a 2M' makes one");
+	require(!geteuid(), "Only root can unbind a device");
+	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
+	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+}
+
+bool have_device(void)
+{
+	return dax.size;
 }
 
 void use_device(const char *path)

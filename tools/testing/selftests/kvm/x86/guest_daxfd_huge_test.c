@@ -1397,11 +1397,7 @@ int main(int argc, char *argv[])
 {
 	const char *path = device_from_args(&argc, argv);
 
-	require(path, "No device: use -d /dev/daxX.Y, whose contents are destroyed; "
-		      "'ndctl create-namespace -m devdax' makes one");
-	require(!geteuid(), "Only root can read physical addresses");
-	require(!access(KVM_DEV_PATH, R_OK | W_OK), "There is no " KVM_DEV_PATH);
-	require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+	require_device(path);
 	require(!access(HARD_OFFLINE, W_OK),
 		"There is no " HARD_OFFLINE ": it takes CONFIG_MEMORY_FAILURE and MEMORY_HOTPLUG");
 

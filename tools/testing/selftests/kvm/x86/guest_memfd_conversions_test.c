@@ -47,13 +47,11 @@
 
 #define LOOP_TIMEOUT	120
 
-#define PATH_page_cache(f)	{ .vm_type = KVM_X86_SW_PROTECTED_VM,		\
+#define PATH_cache(f)		{ .vm_type = KVM_X86_SW_PROTECTED_VM,		\
 				  .page_cache = true, .flags = (f) }
 #define PATH_dax(f)		{ .vm_type = KVM_X86_SW_PROTECTED_VM,		\
 				  .flags = (f) }
 #define PATH_dax_keep		PATH_dax(CREATE_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA)
-
-static bool has_device;
 
 /*
  * A guest_memfd of as many units, all of it mapped if that can be, and a memslot
@@ -115,8 +113,11 @@ static void map_slot(struct target *t)
 		       PG_LEVEL_2M);
 }
 
-static void target_setup(struct target *t, const struct path *path)
+static const char *target_setup(struct target *t, const struct path *path)
 {
+	if (!path->page_cache && !have_device())
+		return "No device";
+
 	ctx_setup(&t->c, path, 2);
 	t->unit = page_size;
 	t->nr = NR_UNITS;
@@ -130,6 +131,8 @@ static void target_setup(struct target *t, const struct path *path)
 	target_open(t);
 	TEST_ASSERT_OK(add_slot(t));
 	map_slot(t);
+
+	return NULL;
 }
 
 /* Another file with the same memory, once the one before is closed. */
@@ -156,34 +159,6 @@ static void soil_device(struct target *t)
 	}
 	target_reopen(t);
 }
-
-static void check_after_conv(void)
-{
-	if (has_device)
-		check_after_test();
-}
-
-#define CONV_FIXTURE(name)	CONV_FIXTURE_WITH(name, check_after_conv())
-
-/* With what is to be done at the end. */
-#define CONV_FIXTURE_WITH(name, check)						\
-	FIXTURE(name) {								\
-		struct target t;						\
-	};									\
-										\
-	FIXTURE_VARIANT(name) {							\
-		struct path path;						\
-	};									\
-										\
-	FIXTURE_SETUP(name) {							\
-		if (!variant->path.page_cache && !has_device)			\
-			SKIP(return, "No device");				\
-		target_setup(&self->t, &variant->path);				\
-	}									\
-										\
-	FIXTURE_TEARDOWN_PARENT(name) {						\
-		check;								\
-	}
 
 /*
  * Conversions, of @nr units from @first on, and what they lead to
@@ -390,6 +365,10 @@ TEST_F(api, other_files)
 	};
 
 	TEST_ASSERT_EQ(ioctl(self->vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &attr), -1);
+	TEST_ASSERT_EQ(errno, ENOTTY);
+	attr.attributes = 0;
+	TEST_ASSERT_EQ(ioctl(self->vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &attr), -1);
+	TEST_ASSERT_EQ(errno, ENOTTY);
 	TEST_ASSERT_EQ(ioctl(self->vm->fd, KVM_SET_MEMORY_ATTRIBUTES2, &attr2), -1);
 	TEST_ASSERT_EQ(errno, ENOTTY);
 	TEST_ASSERT_EQ(ioctl(self->vm->kvm_fd, KVM_SET_MEMORY_ATTRIBUTES2, &attr2), -1);
@@ -427,8 +406,8 @@ TEST_F(api, vm_without_private_memory)
  * Arguments
  */
 
-CONV_FIXTURE(args)
-FIXTURE_VARIANT_ADD(args, page_cache) { .path = PATH_page_cache(CREATE_FLAGS) };
+TARGET_FIXTURE(args)
+FIXTURE_VARIANT_ADD(args, page_cache) { .path = PATH_cache(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(args, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(args, create_keep) { .path = PATH_dax_keep };
 
@@ -626,8 +605,8 @@ TEST_F(args, read_only)
  * What memory is, and what is in it
  */
 
-CONV_FIXTURE(data)
-FIXTURE_VARIANT_ADD(data, page_cache) { .path = PATH_page_cache(CREATE_FLAGS) };
+TARGET_FIXTURE(data)
+FIXTURE_VARIANT_ADD(data, page_cache) { .path = PATH_cache(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(data, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(data, create_keep) { .path = PATH_dax_keep };
 
@@ -1185,11 +1164,35 @@ TEST_F(data, hypercall)
 }
 
 /*
+ * A memslot without a user mapping has none at 0, either: what the process has
+ * there is none of the guest's.  String I/O is emulated, KVM itself reads it.
+ */
+TEST_F(data, no_user_mapping)
+{
+	struct target *t = &self->t;
+	struct kvm_vcpu *vcpu = t->c.vcpu;
+	const gpa_t gpa = gpa_of(t, 2 * t->unit);
+	void *low = (void *)t->unit;
+
+	TEST_ASSERT(mmap(low, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			 MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == low,
+		    "Mapping address %p failed", low);
+	memset(low, 0xaa, page_size);
+	guest_write(vcpu, gpa, GUEST_DATA);
+	guest_prepare(vcpu, GUEST_OUTS, gpa, 0, 1);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MMIO);
+	TEST_ASSERT_EQ(vcpu->run->mmio.phys_addr, gpa);
+	TEST_ASSERT(!vcpu->run->mmio.is_write, "Expected a read");
+	kvm_munmap(low, page_size);
+}
+
+/*
  * Memory that is private at first
  */
 
-CONV_FIXTURE(private)
-FIXTURE_VARIANT_ADD(private, page_cache) { .path = PATH_page_cache(GUEST_MEMFD_FLAG_MMAP) };
+TARGET_FIXTURE(private)
+FIXTURE_VARIANT_ADD(private, page_cache) { .path = PATH_cache(GUEST_MEMFD_FLAG_MMAP) };
 FIXTURE_VARIANT_ADD(private, create) { .path = PATH_dax(GUEST_MEMFD_FLAG_MMAP) };
 
 TEST_F(private, init_private)
@@ -1272,8 +1275,8 @@ TEST_F(private, two_vcpus)
  * Memory that somebody holds
  */
 
-CONV_FIXTURE(pins)
-FIXTURE_VARIANT_ADD(pins, page_cache) { .path = PATH_page_cache(CREATE_FLAGS) };
+TARGET_FIXTURE(pins)
+FIXTURE_VARIANT_ADD(pins, page_cache) { .path = PATH_cache(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(pins, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(pins, create_keep) { .path = PATH_dax_keep };
 
@@ -1485,8 +1488,8 @@ TEST_F(pins, try_again)
 
 #define WRITE_FLAGS	(CREATE_FLAGS | GUEST_MEMFD_FLAG_WRITE)
 
-CONV_FIXTURE(write)
-FIXTURE_VARIANT_ADD(write, page_cache) { .path = PATH_page_cache(WRITE_FLAGS) };
+TARGET_FIXTURE(write)
+FIXTURE_VARIANT_ADD(write, page_cache) { .path = PATH_cache(WRITE_FLAGS) };
 FIXTURE_VARIANT_ADD(write, create) { .path = PATH_dax(WRITE_FLAGS) };
 FIXTURE_VARIANT_ADD(write, create_keep) {
 	.path = PATH_dax(WRITE_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA)
@@ -1537,8 +1540,8 @@ TEST_F(write, private)
 
 #define UNMAPPED_FLAGS	(GUEST_MEMFD_FLAG_INIT_SHARED | GUEST_MEMFD_FLAG_WRITE)
 
-CONV_FIXTURE(unmapped)
-FIXTURE_VARIANT_ADD(unmapped, page_cache) { .path = PATH_page_cache(UNMAPPED_FLAGS) };
+TARGET_FIXTURE(unmapped)
+FIXTURE_VARIANT_ADD(unmapped, page_cache) { .path = PATH_cache(UNMAPPED_FLAGS) };
 FIXTURE_VARIANT_ADD(unmapped, create) { .path = PATH_dax(UNMAPPED_FLAGS) };
 FIXTURE_VARIANT_ADD(unmapped, create_keep) {
 	.path = PATH_dax(UNMAPPED_FLAGS | GUEST_MEMFD_FLAG_KEEP_DATA)
@@ -1605,19 +1608,8 @@ TEST_F(unmapped, userspace_addr)
  * Memory with an error
  */
 
-static void poison_check_after_test(void)
-{
-	if (!has_device)
-		return;
-
-	check_after_test();
-	/* The device forgets the errors. */
-	unbind();
-	rebind();
-}
-
-CONV_FIXTURE_WITH(poison, poison_check_after_test())
-FIXTURE_VARIANT_ADD(poison, page_cache) { .path = PATH_page_cache(CREATE_FLAGS) };
+TARGET_FIXTURE_WITH(poison, check_after_errors())
+FIXTURE_VARIANT_ADD(poison, page_cache) { .path = PATH_cache(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(poison, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(poison, create_keep) { .path = PATH_dax_keep };
 
@@ -1674,7 +1666,7 @@ TEST_F(poison, there_and_back)
  * What becomes of it on the device
  */
 
-CONV_FIXTURE(device)
+TARGET_FIXTURE(device)
 FIXTURE_VARIANT_ADD(device, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(device, create_keep) { .path = PATH_dax_keep };
 
@@ -1996,7 +1988,7 @@ TEST_F(device, pieces)
  * the same
  */
 
-CONV_FIXTURE(huge)
+TARGET_FIXTURE(huge)
 FIXTURE_VARIANT_ADD(huge, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(huge, create_keep) { .path = PATH_dax_keep };
 
@@ -2022,7 +2014,7 @@ static u64 place_blocks(struct target *t)
 				extents[i].offset + skip));
 	TEST_ASSERT_OK(do_fallocate(t->fd, FALLOC_FL_KEEP_SIZE, 0, t->size));
 	/* Deleting a slot may have unmapped the guest's code and data as well. */
-	guest_read(t->c.vcpu, (gva_t)&has_device);
+	guest_read(t->c.vcpu, (gva_t)&page_size);
 	return extents[i].offset + skip;
 }
 
@@ -2140,15 +2132,14 @@ FIXTURE_SETUP(short_way)
 {
 	static const struct path path = PATH_sw_protected_short;
 
-	if (!has_device)
+	if (!have_device())
 		SKIP(return, "No device");
 	ctx_setup(&self->c, &path, 1);
 }
 
 FIXTURE_TEARDOWN_PARENT(short_way)
 {
-	if (has_device)
-		check_after_test();
+	check_after_test();
 }
 
 TEST_F(short_way, shared)
@@ -2198,7 +2189,7 @@ FIXTURE_VARIANT(flags) {
 
 FIXTURE_SETUP(flags)
 {
-	if (variant->dax && !has_device)
+	if (variant->dax && !have_device())
 		SKIP(return, "No device");
 	self->vm = vm_create_barebones_type(variant->vm_type);
 	self->dax_fd = variant->dax ? dax_dev_open(&dax) : -1;
@@ -2208,8 +2199,7 @@ FIXTURE_SETUP(flags)
 
 FIXTURE_TEARDOWN_PARENT(flags)
 {
-	if (has_device)
-		check_after_test();
+	check_after_test();
 }
 
 FIXTURE_VARIANT_ADD(flags, page_cache) { .vm_type = VM_TYPE_DEFAULT };
@@ -2590,8 +2580,8 @@ static bool another_round(u64 *end, u64 rounds, u64 kinds)
 	return rounds < kinds || now_ms() < *end;
 }
 
-CONV_FIXTURE(storm)
-FIXTURE_VARIANT_ADD(storm, page_cache) { .path = PATH_page_cache(CREATE_FLAGS) };
+TARGET_FIXTURE(storm)
+FIXTURE_VARIANT_ADD(storm, page_cache) { .path = PATH_cache(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(storm, create) { .path = PATH_dax(CREATE_FLAGS) };
 
 TEST_F_TIMEOUT(storm, conversions, STORM_TIMEOUT)
@@ -2616,7 +2606,7 @@ TEST_F_TIMEOUT(storm, conversions, STORM_TIMEOUT)
 	fflush(stdout);
 }
 
-CONV_FIXTURE(storm_unbind)
+TARGET_FIXTURE(storm_unbind)
 FIXTURE_VARIANT_ADD(storm_unbind, create) { .path = PATH_dax(CREATE_FLAGS) };
 FIXTURE_VARIANT_ADD(storm_unbind, create_keep) { .path = PATH_dax_keep };
 
@@ -2674,12 +2664,10 @@ int main(int argc, char *argv[])
 
 	page_size = getpagesize();
 	if (path) {
-		require(!geteuid(), "Only root can unbind a device");
-		require(kvm_check_cap(KVM_CAP_GUEST_DAXFD), "KVM has no KVM_CAP_GUEST_DAXFD");
+		require_device(path);
 		use_device(path);
 		require(dax.size / dax.align >= MIN_UNITS,
 			"The device has less than four units of its alignment");
-		has_device = true;
 	}
 	return test_harness_run(argc, argv);
 }
