@@ -35,13 +35,17 @@ run_logged() {
 	fi
 }
 
-# The emulated CPU. With LA57 a debug kernel may report a wild access at boot:
-# identify_cpu() clears the feature bits for a moment with interrupts on, and KASAN,
-# which looks at that bit, then takes per-CPU memory for no memory. Without ERMS memory
-# is copied by words: QEMU copies by bytes what says so. It zeroes fastest with REP
-# STOSQ, which Linux uses on this family 15 (init_amd_k8()) and not on QEMU 10's own 6.
-# shellcheck disable=SC2034	# host and bench
-TCG_CPU=max,la57=off,erms=off,fsrm=off,family=15,model=107,stepping=1
+# tcg_cpu QEMU: the CPU that it is to emulate. With LA57 a debug kernel may report a wild
+# access at boot: identify_cpu() clears the feature bits for a moment with interrupts on,
+# and KASAN, which looks at that bit, then takes per-CPU memory for no memory. Without
+# ERMS, FSRM and FSRS (which 7.2 has not) memory is copied and zeroed by words: QEMU goes
+# by bytes where these say that bytes are fast. Pages are cleared by REP STOSQ on this
+# family 15 (init_amd_k8()), and not on 10's own 6.
+tcg_cpu() {
+	local cpu=max,la57=off,erms=off,fsrm=off,family=15,model=107,stepping=1
+	case $("$1" -cpu help) in *[[:space:]]fsrs[[:space:]]*) cpu+=,fsrs=off;; esac
+	echo "$cpu"
+}
 
 # ccache in front of the compiler where it is installed.
 cc_wrap() { if command -v ccache >/dev/null; then echo "ccache $1"; else echo "$1"; fi; }
