@@ -60,49 +60,59 @@ boot_run() {
 }
 
 # recheck CONFIG FILE: tests/base-results were recorded on another machine, and some
-# tests depend on how fast it is. What failed in FILE runs three times more, here and on this
-# machine's base; what fails there as well says nothing about the series. One at a time: two
-# of the hosts may fail at once.
+# tests depend on how fast it is. What failed in FILE and passed there runs again, here and on
+# this machine's base, 3 times or as often as 100 seconds allow, 10 at most; what fails there
+# as well says nothing about the series. One at a time: two of the hosts may fail at once.
 recheck() {
-	local config=$1 file=$2 kernel=release name t k limit args on_series on_base
+	local config=$1 file=$2 kernel=release name t k runs on_series on_base
 	exec 8> "$BUILD/recheck.lock"
 	flock 8
 	[ "$config" != kvm-debug ] || kernel=debug
-	local -A line=()
-	while read -r t k limit args; do
-		for name in "$t" "run_kselftest: selftests: kvm: $t"; do
-			! grep -qF "not ok - $config $name #" "$file" || line[$name]="$t $limit $args"
-		done
-	done < <(table kvm-tests)
+	local -A line=() dirs=()
+	while read -r name; do
+		grep -qxF "ok $config $name" "$TOP/tests/base-results" || continue
+		line[$name]=$(table kvm-tests | awk -v t="${name##* }" '$1 == t { $2 = ""; print }')
+		: "${line[$name]:=${name##* } 400}"
+	done < <(sed -nE "s/^not ok - $config ((run_kselftest: selftests: kvm: )?[^ ]+) # .*/\1/p" "$file")
 	[ ${#line[@]} -gt 0 ] || return 0
 	say "$config: failed: ${!line[*]}; is it the series? building this machine's base"
 	base_build $kernel || return 0
 	# The last events before a failure say what KVM saw.
-	{
-		echo 'cd /sys/kernel/tracing && echo 0 > tracing_on && echo kvm:kvm_exit kvm:kvm_page_fault > set_event; cd /t'
-		for name in "${!line[@]}"; do
-			read -r t limit args <<< "${line[$name]}"
-			for k in 1 2 3; do
-				echo "echo > /sys/kernel/tracing/trace; echo 1 > /sys/kernel/tracing/tracing_on"
-				echo "./run exit $t $limit ./$t $args"
-				echo "echo 0 > /sys/kernel/tracing/tracing_on"
-				echo "grep -v ^# /sys/kernel/tracing/trace | tail -n 12 | cut -c1-150 | sed 's/^/# trace: /'"
-			done
+	cat > "$BUILD/recheck.job" <<-'JOB'
+	trace() { echo "$2" > "/sys/kernel/tracing/$1"; }
+	again() {	# PROGRAM SECONDS ARGUMENT...
+		local t=$1 limit=$2 p=./$1 k
+		shift 2
+		[ -e "$p" ] || p=./kselftest/kvm/$t
+		SECONDS=0
+		for k in 1 2 3 4 5 6 7 8 9 10; do
+			[ $k -le 3 ] || [ $SECONDS -lt 100 ] || break
+			trace trace ''
+			trace tracing_on 1
+			./run exit "$t" "$limit" "$p" "$@"
+			trace tracing_on 0
+			grep -v ^# /sys/kernel/tracing/trace | tail -n 12 | cut -c1-150 | sed 's/^/# trace: /'
 		done
-	} > "$BUILD/recheck.job"
+	}
+	trace tracing_on 0
+	trace set_event 'kvm:kvm_exit kvm:kvm_page_fault'
+	JOB
+	printf 'again %s\n' "${line[@]}" >> "$BUILD/recheck.job"
+	for k in t install; do [ ! -d "$BUILD/out/$SELFTESTS/$k" ] || dirs[$k]="-o$BUILD/out/$SELFTESTS/$k"; done
 	for k in $kernel base-$kernel; do
-		"$TOP/scripts/host" -1 -n "recheck-$k" -k "$k" -m 4 -t 1500 -o "$BUILD/out/$SELFTESTS/t" \
+		"$TOP/scripts/host" -1 -n "recheck-$k" -k "$k" -m 4 -t 1500 "${dirs[@]}" \
 			-f "$BUILD/recheck.job" -- bash ./recheck.job >/dev/null || :
 		sed -n "s/^\(# trace:\|# ran\)/#   | $k: \1/p" "$LOG/host-recheck-$k.out" >> "$file"
 	done
 	# 254: an assertion of the test, nothing else.
 	for name in "${!line[@]}"; do
-		t="^# ran exit ${line[$name]%% *} status 254"
-		on_series=$(grep -c "$t" "$LOG/host-recheck-$kernel.out" || :)
-		on_base=$(grep -c "$t" "$LOG/host-recheck-base-$kernel.out" || :)
-		say "$config: $name failed again in $on_series of 3 runs, and in $on_base of 3 on the base"
+		t="^# ran exit ${name##* } status"
+		on_series=$(grep -c "$t 254" "$LOG/host-recheck-$kernel.out" || :)
+		on_base=$(grep -c "$t 254" "$LOG/host-recheck-base-$kernel.out" || :)
+		runs=$(grep -c "$t" "$LOG/host-recheck-base-$kernel.out" || :)
+		say "$config: $name failed again $on_series times, and on the base in $on_base of $runs runs"
 		[ "$on_base" -eq 0 ] ||
-			sed -i "s|^not ok - \($config $name\) #.*|ok - \1 # SKIP fails on this machine's base too, in $on_base of 3 runs|" "$file"
+			sed -i "s|^not ok - \($config $name\) #.*|ok - \1 # SKIP fails on this machine's base too, in $on_base of $runs runs|" "$file"
 	done
 }
 
@@ -155,7 +165,10 @@ bg_wait() {
 # Tests that run on the base as well have test hosts whose CPUs share one of QEMU's
 # threads (scripts/host -1). With a thread for each, QEMU 7.2 and 10.0 break what runs
 # in the host: mmu_stress_test on the base's release kernel fails, or its host dies, in
-# about one of three runs on a machine that does nothing else.
+# about one of three runs on a machine that does nothing else. irq_test is the other way
+# round: with one thread, QEMU delivers an interrupt that KVM injects twice if it is time for
+# the other CPU (its VMRUN leaves the vector where it looks for exceptions; a trace shows
+# the second without kvm_inj_virq). Of 60 runs on the base 21 fail, with two threads none.
 part_kvm() {
 	local k
 	for k in debug release; do
@@ -280,7 +293,7 @@ stress_host() {
 }
 
 # run_kselftest.sh as a user runs it: all of kvm and dax with a device; what looks
-# for a device also without one.
+# for a device also without one, and irq_test, see part_kvm.
 part_kselftest() {
 	bg kselftest_device
 	[ "$MODE" != parse ] || bg kselftest_none
@@ -299,6 +312,6 @@ kselftest_device() {
 	} | BASE=1 boot kselftest-device -1 -k "${KERNELS}release" -m 5 -t 2500 -d 2M -o "$BUILD/out/$SELFTESTS/install"
 }
 kselftest_none() {
-	echo "./run kselftest run_kselftest 600 ./kselftest/run_kselftest.sh -c dax -t kvm:guest_memfd_test -t kvm:guest_daxfd_test" |
-		boot kselftest-none -1 -k "${KERNELS}release" -m 5 -t 700 -o "$BUILD/out/$SELFTESTS/install"
+	echo "./run kselftest run_kselftest 600 ./kselftest/run_kselftest.sh -c dax -t kvm:guest_memfd_test -t kvm:guest_daxfd_test -t kvm:irq_test" |
+		boot kselftest-none -k "${KERNELS}release" -m 5 -t 700 -o "$BUILD/out/$SELFTESTS/install"
 }
