@@ -66,15 +66,37 @@ static long dev_dax_direct_access(struct dax_device *dax_dev, pgoff_t pgoff,
 	return avail ?: -EHWPOISON;
 }
 
+static bool dev_dax_persistent(struct dev_dax *dev_dax)
+{
+	return dev_dax->region->res.flags & IORESOURCE_DAX_PERSISTENT;
+}
+
 /* Make stores to persistent memory durable; nothing to do for other memory. */
 static void dev_dax_persist(struct dev_dax *dev_dax, void *kaddr, size_t len)
 {
-	if (!(dev_dax->region->res.flags & IORESOURCE_DAX_PERSISTENT))
+	if (!dev_dax_persistent(dev_dax))
 		return;
 
 	arch_wb_cache_pmem(kaddr, len);
 	/* Order the write-back before whatever reports success. */
 	pmem_wmb();
+}
+
+/*
+ * Copy, durably where the memory is persistent: past the caches if the
+ * architecture can, that costs less than to write them back.
+ */
+static size_t dev_dax_copy_from_iter(struct dev_dax *dev_dax, void *kaddr,
+				     size_t bytes, struct iov_iter *from)
+{
+	if (!dev_dax_persistent(dev_dax))
+		return _copy_from_iter(kaddr, bytes, from);
+
+	bytes = _copy_from_iter_flushcache(kaddr, bytes, from);
+	if (!IS_ENABLED(CONFIG_ARCH_HAS_UACCESS_FLUSHCACHE))
+		arch_wb_cache_pmem(kaddr, bytes);
+	pmem_wmb();
+	return bytes;
 }
 
 /*
@@ -173,9 +195,7 @@ static size_t dev_dax_recovery_write(struct dax_device *dax_dev, pgoff_t pgoff,
 			return 0;
 	}
 
-	bytes = _copy_from_iter(kaddr + offset, bytes, iter);
-	dev_dax_persist(dev_dax, kaddr + offset, bytes);
-	return bytes;
+	return dev_dax_copy_from_iter(dev_dax, kaddr + offset, bytes, iter);
 }
 
 static const struct dax_operations dev_dax_ops = {
@@ -343,9 +363,8 @@ ssize_t dev_dax_write(struct dax_device *dax_dev, pgoff_t pgoff,
 
 		bytes = PFN_PHYS(avail);
 		pagefault_disable();
-		copied = _copy_from_iter(kaddr, bytes, from);
+		copied = dev_dax_copy_from_iter(dev_dax, kaddr, bytes, from);
 		pagefault_enable();
-		dev_dax_persist(dev_dax, kaddr, copied);
 
 		done += PAGE_ALIGN_DOWN(copied);
 		if (copied < bytes) {
