@@ -60,6 +60,7 @@
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
+#include <linux/userfaultfd_k.h>
 #include <linux/wait_bit.h>
 #include "dax-private.h"
 
@@ -474,6 +475,13 @@ static int dax_gmem_max_order(struct inode *inode, pgoff_t index,
 static vm_fault_t dax_gmem_map_page(struct dax_gmem *gmem, struct vm_fault *vmf,
 				    unsigned long pfn)
 {
+	/*
+	 * userfaultfd was asked before, and could not have the page: it had an
+	 * error, or was not shared.  The fault is repeated, and reported.
+	 */
+	if (userfaultfd_minor(vmf->vma))
+		return VM_FAULT_NOPAGE;
+
 	/* Another fault was faster.  It held invalidate_lock exclusively. */
 	if (pmd_trans_huge(*vmf->pmd))
 		return VM_FAULT_NOPAGE;

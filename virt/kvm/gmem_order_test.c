@@ -87,37 +87,41 @@ static int gmem_order_test_ask(struct kvm *kvm, struct kvm_memory_slot *slot,
 	return order;
 }
 
-static struct kvm *gmem_order_test_kvm(struct kunit *test)
+/* A VM with a file, of which the memslot has the second half. */
+static struct kvm *gmem_order_test_init(struct kunit *test,
+					struct kvm_memory_slot *slot)
 {
-	struct kvm *kvm = kunit_kzalloc(test, sizeof(*kvm), GFP_KERNEL);
-
-	KUNIT_ASSERT_NOT_NULL(test, kvm);
-	KVM_MMU_LOCK_INIT(kvm);
-	mutex_init(&kvm->slots_lock);
-	return kvm;
-}
-
-static void gmem_order_test_no_fault(struct kunit *test)
-{
-	struct kvm_memory_slot slot = {
-		.base_gfn = TEST_GFN,
-		.npages = NR_PUD,
-		.gmem.pgoff = NR_PUD,
-	};
 	struct file *file;
-	kvm_pfn_t pfn;
 	struct kvm *kvm;
 
 	if (!kvm_gmem_mnt)
 		kunit_skip(test, "KVM cannot be used here");
 
-	kvm = gmem_order_test_kvm(test);
+	kvm = kunit_kzalloc(test, sizeof(*kvm), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, kvm);
+	KVM_MMU_LOCK_INIT(kvm);
+	mutex_init(&kvm->slots_lock);
 	file = kvm_gmem_create_file(kvm, PFN_PHYS(2 * NR_PUD), 0, true);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
 
-	/* The page cache, and no file at all. */
+	*slot = (struct kvm_memory_slot){
+		.base_gfn = TEST_GFN,
+		.npages = NR_PUD,
+		.gmem.file = file,
+		.gmem.pgoff = NR_PUD,
+	};
 	gmem_order_test_result = PUD_ORDER;
-	slot.gmem.file = file;
+	return kvm;
+}
+
+static void gmem_order_test_no_fault(struct kunit *test)
+{
+	struct kvm_memory_slot slot;
+	struct kvm *kvm = gmem_order_test_init(test, &slot);
+	struct file *file = slot.gmem.file;
+	kvm_pfn_t pfn;
+
+	/* The page cache, and no file at all. */
 	KUNIT_EXPECT_EQ(test, 0, gmem_order_test_ask(kvm, &slot, TEST_GFN, &pfn));
 	KUNIT_EXPECT_TRUE(test, is_error_pfn(pfn));
 	GMEM_I(file_inode(file))->backend = &gmem_order_test_ops;
@@ -173,25 +177,12 @@ static void gmem_order_test_attributes(struct kunit *test)
 		{ 2 * NR_PUD - 1, 2 * NR_PUD, 5, PMD_ORDER },
 		{ 2 * NR_PUD - 1, 2 * NR_PUD, NR_PUD - 2, 0 },
 	};
-	struct kvm_memory_slot slot = {
-		.base_gfn = TEST_GFN,
-		.npages = NR_PUD,
-		.gmem.pgoff = NR_PUD,
-	};
-	struct file *file;
+	struct kvm_memory_slot slot;
+	struct kvm *kvm = gmem_order_test_init(test, &slot);
+	struct file *file = slot.gmem.file;
 	kvm_pfn_t pfn;
-	struct kvm *kvm;
-
-	if (!kvm_gmem_mnt)
-		kunit_skip(test, "KVM cannot be used here");
-
-	kvm = gmem_order_test_kvm(test);
-	file = kvm_gmem_create_file(kvm, PFN_PHYS(2 * NR_PUD), 0, true);
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, file);
 
 	GMEM_I(file_inode(file))->backend = &gmem_order_test_ops;
-	gmem_order_test_result = PUD_ORDER;
-	slot.gmem.file = file;
 
 	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
 		gmem_order_test_set_attributes(test, file, 0, 2 * NR_PUD,

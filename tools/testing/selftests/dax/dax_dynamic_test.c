@@ -137,24 +137,40 @@ static int bind_in_time(const char *dev, const char *drv)
 	return r;
 }
 
-FIXTURE_SETUP(dynamic)
+/* Finds the region of the device; or why there are no SIZE bytes to be had. */
+static const char *find_region(char *region, unsigned long size)
 {
 	const char *dev = dax_test_dev();
 	char path[PATH_MAX], buf[64];
+	static char reason[256];
 
 	if (!dev)
-		SKIP(return, DYNAMIC_HINT);
+		return DYNAMIC_HINT;
 	if (geteuid())
-		SKIP(return, "must be run as root");
+		return "must be run as root";
 	snprintf(path, sizeof(path), DAX_BUS "/devices/%s/../dax_region", dev);
-	if (!realpath(path, self->region) ||
-	    region_read(self->region, "create", buf, sizeof(buf)))
-		SKIP(return, "%s is not in a dynamic region: " DYNAMIC_HINT,
-		     dev);
-	if (region_read(self->region, "available_size", buf, sizeof(buf)) ||
-	    strtoull(buf, NULL, 0) < 4 * DEV_SIZE)
-		SKIP(return, "no %luM free in the region of %s: daxctl destroy-device",
-		     4 * DEV_SIZE >> 20, dev);
+	if (!realpath(path, region) ||
+	    region_read(region, "create", buf, sizeof(buf))) {
+		snprintf(reason, sizeof(reason),
+			 "%s is not in a dynamic region: " DYNAMIC_HINT, dev);
+		return reason;
+	}
+	if (region_read(region, "available_size", buf, sizeof(buf)) ||
+	    strtoull(buf, NULL, 0) < size) {
+		snprintf(reason, sizeof(reason),
+			 "no %luM free in the region of %s: daxctl destroy-device",
+			 size >> 20, dev);
+		return reason;
+	}
+	return NULL;
+}
+
+FIXTURE_SETUP(dynamic)
+{
+	const char *reason = find_region(self->region, 4 * DEV_SIZE);
+
+	if (reason)
+		SKIP(return, "%s", reason);
 	if (!dax_have_driver(variant->drv))
 		SKIP(return, "needs the driver: modprobe %s", variant->drv);
 
@@ -384,21 +400,10 @@ FIXTURE(pinned)
 
 FIXTURE_SETUP(pinned)
 {
-	const char *dev = dax_test_dev();
-	char path[PATH_MAX], buf[64];
+	const char *reason = find_region(self->region, PINNED_SIZE);
 
-	if (!dev)
-		SKIP(return, DYNAMIC_HINT);
-	if (geteuid())
-		SKIP(return, "must be run as root");
-	snprintf(path, sizeof(path), DAX_BUS "/devices/%s/../dax_region", dev);
-	if (!realpath(path, self->region) ||
-	    region_read(self->region, "available_size", buf, sizeof(buf)))
-		SKIP(return, "%s is not in a dynamic region: " DYNAMIC_HINT,
-		     dev);
-	if (strtoull(buf, NULL, 0) < PINNED_SIZE)
-		SKIP(return, "no %luM free in the region of %s: daxctl destroy-device",
-		     PINNED_SIZE >> 20, dev);
+	if (reason)
+		SKIP(return, "%s", reason);
 
 	ASSERT_EQ(0, create_dev(self->region, self->dev, sizeof(self->dev)));
 	ASSERT_EQ(0, set_size(self->dev, PINNED_SIZE));

@@ -332,19 +332,15 @@ POISON_FIXTURE(race)
 FIXTURE_VARIANT_ADD(race, create) { .path = PATH_create };
 FIXTURE_VARIANT_ADD(race, short) { .path = PATH_short };
 
-static void *poison_loop(void *arg)
+static bool step_poison(struct loop *loop)
 {
-	struct loop *loop = arg;
 	int r;
 
-	while (!READ_ONCE(loop->stop)) {
-		r = poison_pfn(bad_pfn);
-		/* Without an owner; while the device is not there. */
-		TEST_ASSERT(!r || r == -EBUSY || r == -ENXIO,
-			    "Unexpected result %d", r);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	r = poison_pfn(bad_pfn);
+	/* Without an owner; while the device is not there. */
+	TEST_ASSERT(!r || r == -EBUSY || r == -ENXIO,
+		    "Unexpected result %d", r);
+	return true;
 }
 
 static bool time_is_left(u64 start)
@@ -357,7 +353,7 @@ TEST_F(race, close)
 	struct loop loop = {};
 	u64 start = now_ms();
 
-	loop_start(&loop, &self->c, poison_loop);
+	loop_start(&loop, &self->c, step_poison);
 	while (time_is_left(start)) {
 		mem_add(&self->c, 0);
 		guest_write(self->c.vcpus[GOOD], BAD_GPA + page_size, GUEST_DATA);
@@ -372,7 +368,7 @@ TEST_F(race, vm_death)
 	u64 start = now_ms();
 	struct ctx c;
 
-	loop_start(&loop, &self->c, poison_loop);
+	loop_start(&loop, &self->c, step_poison);
 	while (time_is_left(start)) {
 		ctx_clone(&c, &self->c);
 		mem_add(&c, 0);
@@ -392,7 +388,7 @@ TEST_F(race, unbind)
 	do {
 		mem_add(&self->c, 0);
 		guest_write(self->c.vcpus[GOOD], BAD_GPA + page_size, GUEST_DATA);
-		loop_start(&loop, &self->c, poison_loop);
+		loop_start(&loop, &self->c, step_poison);
 		loop_wait(&loop);
 		unbind();
 		loop_stop(&loop);

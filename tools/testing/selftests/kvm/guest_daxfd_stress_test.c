@@ -124,7 +124,7 @@ static struct guest_cmd *hammer_prepare(struct hammer *h, struct ctx *c, int i, 
 static void hammer_start(struct hammer *h, struct ctx *c, int i, int n)
 {
 	hammer_prepare(h, c, i, n);
-	loop_start(&h->loop, c, hammer_thread);
+	__loop_start(&h->loop, c, hammer_thread);
 }
 
 static void hammer_stop(struct hammer *h)
@@ -184,18 +184,14 @@ static void *reader_thread(void *arg)
 	return NULL;
 }
 
-static void *pre_fault_thread(void *arg)
+static bool step_pre_fault(struct loop *loop)
 {
-	struct loop *loop = arg;
 	u64 left;
 	int r;
 
-	while (!READ_ONCE(loop->stop)) {
-		r = pre_fault(loop->c->vcpus[2], MEM_GPA(0), SLOT_SIZE, &left);
-		TEST_ASSERT(!r || r == -EFAULT, "Unexpected error %d", r);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	r = pre_fault(loop->c->vcpus[2], MEM_GPA(0), SLOT_SIZE, &left);
+	TEST_ASSERT(!r || r == -EFAULT, "Unexpected error %d", r);
+	return true;
 }
 
 static void assert_not_claimed(void)
@@ -261,9 +257,9 @@ TEST_F_TIMEOUT(race, fault_against_unbind, STRESS_TIMEOUT)
 		for (i = 0; i < ARRAY_SIZE(hammers) && !s.rounds; i++)
 			hammer_start(&hammers[i], c, i, 0);
 		reader.mem = host_map(c, 0);
-		loop_start(&reader.loop, c, reader_thread);
+		__loop_start(&reader.loop, c, reader_thread);
 		if (kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY))
-			loop_start(&prefault, c, pre_fault_thread);
+			loop_start(&prefault, c, step_pre_fault);
 		/* At times unbind comes at the very first faults. */
 		for (i = 0; i < ARRAY_SIZE(hammers) && rnd(2); i++)
 			hammer_wait_pass(&hammers[i]);
@@ -367,7 +363,7 @@ TEST_F_TIMEOUT(race, claim_against_unbind, STRESS_TIMEOUT)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(claimers); i++)
-		loop_start(&claimers[i].loop, &self->c, claimer_thread);
+		__loop_start(&claimers[i].loop, &self->c, claimer_thread);
 	while (another_round(&s)) {
 		for (i = 0; i < ARRAY_SIZE(claimers); i++)
 			loop_wait(&claimers[i].loop);
@@ -530,53 +526,45 @@ static int churn_open(void)
 	return fd;
 }
 
-static void *churn_short_thread(void *arg)
+static bool step_short(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct ctx *c = loop->c;
 	int fd, r;
 
-	while (!READ_ONCE(loop->stop)) {
-		fd = churn_open();
-		if (fd < 0)
-			continue;
-		r = slot_set(c->vm->fd, MEM_SLOT(0), KVM_MEM_GUEST_DAXFD,
-			     MEM_GPA(0), SLOT_SIZE, NULL, fd, slot_offset(0));
-		TEST_ASSERT(!r || r == -ENODEV, "Unexpected error %d", r);
-		if (!r)
-			TEST_ASSERT_OK(slot_delete(c->vm->fd, MEM_SLOT(0)));
-		kvm_close(fd);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	fd = churn_open();
+	if (fd < 0)
+		return false;
+	r = slot_set(c->vm->fd, MEM_SLOT(0), KVM_MEM_GUEST_DAXFD,
+		     MEM_GPA(0), SLOT_SIZE, NULL, fd, slot_offset(0));
+	TEST_ASSERT(!r || r == -ENODEV, "Unexpected error %d", r);
+	if (!r)
+		TEST_ASSERT_OK(slot_delete(c->vm->fd, MEM_SLOT(0)));
+	kvm_close(fd);
+	return true;
 }
 
-static void *churn_create_thread(void *arg)
+static bool step_create(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct ctx *c = loop->c;
 	int fd, r;
 
-	while (!READ_ONCE(loop->stop)) {
-		fd = churn_open();
-		if (fd < 0)
-			continue;
-		r = claim(c, 1, fd, unit_offset(1), unit_size);
-		kvm_close(fd);
-		TEST_ASSERT(!r || r == -ENODEV, "Unexpected error %d", r);
-		if (!r) {
-			/* A dead file is a file. */
-			TEST_ASSERT_OK(__mem_slot(c, 1, NULL));
-			mem_del(c, 1);
-		}
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	fd = churn_open();
+	if (fd < 0)
+		return false;
+	r = claim(c, 1, fd, unit_offset(1), unit_size);
+	kvm_close(fd);
+	TEST_ASSERT(!r || r == -ENODEV, "Unexpected error %d", r);
+	if (!r) {
+		/* A dead file is a file. */
+		TEST_ASSERT_OK(__mem_slot(c, 1, NULL));
+		mem_del(c, 1);
 	}
-	return NULL;
+	return true;
 }
 
 TEST_F_TIMEOUT(churn, slots_against_unbind, STRESS_TIMEOUT)
 {
-	void *(*fns[])(void *) = { churn_short_thread, churn_create_thread };
+	bool (*steps[])(struct loop *) = { step_short, step_create };
 	struct hammer hammers[2] = {};
 	struct loop loops[2] = {};
 	struct stress s = {};
@@ -588,7 +576,7 @@ TEST_F_TIMEOUT(churn, slots_against_unbind, STRESS_TIMEOUT)
 
 	for (i = 0; i < ARRAY_SIZE(loops); i++) {
 		mem_map(&self->c, i);
-		loop_start(&loops[i], &self->c, fns[i]);
+		loop_start(&loops[i], &self->c, steps[i]);
 		hammer_start(&hammers[i], &self->c, i, i);
 	}
 	while (another_round(&s)) {
@@ -916,7 +904,7 @@ TEST_F_TIMEOUT(hole, against_guests_and_host, STRESS_TIMEOUT)
 
 	mem_add(c, 0);
 	reader.mem = host_map(c, 0);
-	loop_start(&reader.loop, c, reader_thread);
+	__loop_start(&reader.loop, c, reader_thread);
 	while (another_round(&s)) {
 		for (i = 0; i < ARRAY_SIZE(hammers); i++)
 			hammer_start(&hammers[i], c, i, 0);
@@ -955,7 +943,7 @@ TEST_F_TIMEOUT(hole, many_faults_then_unbind, STRESS_TIMEOUT)
 
 		cmd->nr_pages = ZAP_PAGES;
 		cmd->page_size = page_size;
-		loop_start(&hammers[i].loop, c, hammer_thread);
+		__loop_start(&hammers[i].loop, c, hammer_thread);
 	}
 	while ((seconds >= LONG_RUN && faults < ZAP_FAULTS) || another_round(&s)) {
 		TEST_ASSERT_OK(punch(c, SLOT_OFFSET, ZAP_PAGES * page_size));
@@ -1104,25 +1092,6 @@ static void secret_main(struct ctx *parent, int ready_fd)
 		guest_run(c.vcpu);
 }
 
-static pid_t secret_start(struct ctx *c)
-{
-	int fds[2];
-	char ready;
-	pid_t pid;
-
-	TEST_ASSERT(!pipe(fds), "pipe() failed");
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() failed");
-	if (!pid) {
-		kvm_close(fds[0]);
-		secret_main(c, fds[1]);
-	}
-	kvm_close(fds[1]);
-	TEST_ASSERT(read(fds[0], &ready, 1) == 1, "The VM with the secret died");
-	kvm_close(fds[0]);
-	return pid;
-}
-
 static void find_secret(struct ctx *c)
 {
 	u64 i, *mem;
@@ -1148,7 +1117,7 @@ TEST_F_TIMEOUT(secret, found_by_nobody, STRESS_TIMEOUT)
 
 	while (another_round(&s)) {
 		enum loss loss = s.rounds % NR_LOSSES;
-		pid_t pid = secret_start(c);
+		pid_t pid = __vmm_start(c, secret_main);
 
 		if (loss != LOSS_SIGKILL)
 			unbind();
@@ -1312,7 +1281,7 @@ TEST_F_TIMEOUT(kmem, guest_keeps_writing, STRESS_TIMEOUT)
 			cmd->op = GUEST_CALL;
 			cmd->fn = guest_write_secret;
 			cmd->val = SECRET;
-			loop_start(&hammers[i].loop, c, hammer_thread);
+			__loop_start(&hammers[i].loop, c, hammer_thread);
 		}
 		for (i = 0; i < 2; i++)
 			hammer_wait_pass(&hammers[i]);

@@ -282,22 +282,33 @@ static bool uffd_read(struct target *t, struct uffd_msg *msg, int timeout_ms)
 	return true;
 }
 
-static void expect_event(struct target *t, u64 offset, u64 mode)
-{
-	struct uffd_msg msg;
-
-	TEST_ASSERT(uffd_read(t, &msg, TIMEOUT_MS), "Nothing is reported");
-	TEST_ASSERT_EQ(msg.arg.pagefault.address, (u64)t->mem + offset);
-	TEST_ASSERT_EQ(!!(msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR),
-		       mode == MINOR);
-}
-
 static void expect_silence(struct target *t)
 {
 	struct uffd_msg msg = {};
 
 	TEST_ASSERT(!uffd_read(t, &msg, 0), "A fault at 0x%llx is reported",
 		    msg.arg.pagefault.address);
+}
+
+/* The thread waits, and the handler has been told. */
+static void touch_waits(struct target *t, struct toucher *toucher, u64 offset,
+			u64 mode)
+{
+	struct uffd_msg msg;
+
+	touch(toucher, t->mem + offset);
+	TEST_ASSERT(uffd_read(t, &msg, TIMEOUT_MS), "Nothing is reported");
+	TEST_ASSERT_EQ(msg.arg.pagefault.address, (u64)t->mem + offset);
+	TEST_ASSERT_EQ(!!(msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR),
+		       mode == MINOR);
+}
+
+/* The same for a page that is there, of a mapping that was not registered. */
+static void wait_for_page(struct target *t, struct toucher *toucher, u64 offset)
+{
+	fill(t, offset);
+	TEST_ASSERT_OK(uffd_register(t, MINOR));
+	touch_waits(t, toucher, offset, MINOR);
 }
 
 /* Nobody is asked about it. */
@@ -323,8 +334,7 @@ static void check_minor(struct target *t, u64 offset, u64 val)
 {
 	struct toucher toucher;
 
-	touch(&toucher, t->mem + offset);
-	expect_event(t, offset, MINOR);
+	touch_waits(t, &toucher, offset, MINOR);
 	TEST_ASSERT_OK(uffd_continue(t, offset));
 	touch_is(&toucher, val);
 }
@@ -453,8 +463,7 @@ TEST_F(minor, page)
 	fill(t, offset + page_size);
 	TEST_ASSERT_OK(uffd_register(t, MINOR));
 
-	touch(&toucher, t->mem + offset);
-	expect_event(t, offset, MINOR);
+	touch_waits(t, &toucher, offset, MINOR);
 	/* The handler may still change it. */
 	t->view[offset / 8] = GUEST_DATA;
 	TEST_ASSERT_OK(uffd_continue(t, offset));
@@ -597,10 +606,7 @@ TEST_F(minor, poison)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, 0);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem);
-	expect_event(t, 0, MINOR);
+	wait_for_page(t, &toucher, 0);
 	TEST_ASSERT_OK(uffd_poison(t, 0));
 	touch_is_sigbus(&toucher);
 	check_sigbus(t, t->mem);
@@ -616,10 +622,7 @@ TEST_F(minor, unregister)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, 0);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem);
-	expect_event(t, 0, MINOR);
+	wait_for_page(t, &toucher, 0);
 	TEST_ASSERT_OK(uffd_unregister(t));
 	touch_is(&toucher, t->src[0]);
 }
@@ -629,10 +632,7 @@ TEST_F(minor, close)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, 0);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem);
-	expect_event(t, 0, MINOR);
+	wait_for_page(t, &toucher, 0);
 	kvm_close(t->uffd);
 	touch_is(&toucher, t->src[0]);
 }
@@ -696,8 +696,7 @@ static void check_missing(struct target *t, u64 offset)
 {
 	struct toucher toucher;
 
-	touch(&toucher, t->mem + offset);
-	expect_event(t, offset, MISSING);
+	touch_waits(t, &toucher, offset, MISSING);
 	TEST_ASSERT_OK(uffd_copy(t, offset, (char *)t->src + offset));
 	touch_is(&toucher, t->src[offset / 8]);
 	TEST_ASSERT(!memcmp(t->mem + offset, (char *)t->src + offset, page_size),
@@ -743,8 +742,7 @@ TEST_F(missing, zeropage)
 	struct toucher toucher;
 
 	TEST_ASSERT_OK(uffd_register(t, MISSING));
-	touch(&toucher, t->mem);
-	expect_event(t, 0, MISSING);
+	touch_waits(t, &toucher, 0, MISSING);
 	TEST_ASSERT_OK(uffd_zeropage(t, 0));
 	touch_is(&toucher, 0);
 	TEST_ASSERT_EQ(t->view[0], 0);
@@ -757,8 +755,7 @@ TEST_F(missing, poison)
 	struct toucher toucher;
 
 	TEST_ASSERT_OK(uffd_register(t, MISSING));
-	touch(&toucher, t->mem);
-	expect_event(t, 0, MISSING);
+	touch_waits(t, &toucher, 0, MISSING);
 	TEST_ASSERT_OK(uffd_poison(t, 0));
 	touch_is_sigbus(&toucher);
 	TEST_ASSERT_EQ(t->view[0], 0);
@@ -797,6 +794,22 @@ TEST_F(missing, allocated)
 	check_missing(t, page_size);
 	TEST_ASSERT_OK(uffd_copy(t, SZ_1M, t->src));
 	check_silent(t, SZ_1M, t->src[0]);
+}
+
+/* They may provide what is not reported. */
+TEST_F(missing, registered_for_minor)
+{
+	struct target *t = &self->t;
+
+	fill(t, 2 * page_size);
+	TEST_ASSERT_OK(uffd_register(t, MINOR));
+	TEST_ASSERT_OK(uffd_copy(t, 0, t->src));
+	check_silent(t, 0, t->src[0]);
+	TEST_ASSERT_OK(uffd_zeropage(t, page_size));
+	check_silent(t, page_size, 0);
+	TEST_ASSERT_ERR(uffd_copy(t, 2 * page_size, t->src), EEXIST);
+	TEST_ASSERT_ERR(uffd_zeropage(t, 2 * page_size), EEXIST);
+	check_minor(t, 2 * page_size, t->src[2 * page_size / 8]);
 }
 
 /* No lock is held while the source, of the same file, faults. */
@@ -911,8 +924,7 @@ TEST_F(error, meanwhile)
 
 	t->view[BAD / 8] = GUEST_DATA;
 	TEST_ASSERT_OK(uffd_register(t, all_modes(t)));
-	touch(&toucher, t->mem + BAD);
-	expect_event(t, BAD, MINOR);
+	touch_waits(t, &toucher, BAD, MINOR);
 	inject_error((char *)t->view + BAD);
 	TEST_ASSERT_ERR(uffd_continue(t, BAD), EIO);
 	TEST_ASSERT_OK(uffd_wake(t, BAD));
@@ -935,8 +947,7 @@ TEST_F(gone, unbind)
 	fill(t, 0);
 	TEST_ASSERT_OK(uffd_register(t, MINOR));
 	check_minor(t, 0, t->src[0]);
-	touch(&toucher, t->mem + page_size);
-	expect_event(t, page_size, MINOR);
+	touch_waits(t, &toucher, page_size, MINOR);
 
 	unbind();
 	TEST_ASSERT_ERR(do_pwrite(t, page_size), ENODEV);
@@ -959,8 +970,7 @@ TEST_F(gone, poison)
 	struct toucher toucher;
 
 	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem);
-	expect_event(t, 0, MINOR);
+	touch_waits(t, &toucher, 0, MINOR);
 	unbind();
 	TEST_ASSERT_OK(uffd_poison(t, 0));
 	touch_is_sigbus(&toucher);
@@ -981,20 +991,31 @@ static void *punch_thread(void *arg)
 	return NULL;
 }
 
+/* FN takes the first page from the mapping, and is held up behind that. */
+static pthread_t start_taking(struct target *t, void *(*fn)(void *),
+			      const char *window)
+{
+	pthread_t thread;
+
+	fill(t, 0);
+	TEST_ASSERT_OK(uffd_register(t, MINOR));
+	check_minor(t, 0, t->src[0]);
+	delay_set(window, DELAY_MS);
+	kvm_pthread_create(&thread, NULL, fn, t);
+	while (is_mapped(t, 0))
+		usleep(1000);
+	return thread;
+}
+
 /* Memory that was taken away is not mapped again before it is gone. */
 TEST_F(gone, while_revoked)
 {
 	struct target *t = &self->t;
 	pthread_t thread;
 
-	if (!delay_set("zap", DELAY_MS))
+	if (!delay_set("zap", 0))
 		SKIP(return, "The kernel lacks CONFIG_KVM_GUEST_DAXFD_DELAY");
-	fill(t, 0);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	check_minor(t, 0, t->src[0]);
-	kvm_pthread_create(&thread, NULL, unbind_thread, NULL);
-	while (is_mapped(t, 0))
-		usleep(1000);
+	thread = start_taking(t, unbind_thread, "zap");
 	TEST_ASSERT_ERR(uffd_continue(t, 0), EFAULT);
 	TEST_ASSERT_ERR(uffd_continue(t, page_size), EFAULT);
 	kvm_pthread_join(thread, NULL);
@@ -1013,14 +1034,9 @@ TEST_F(hole, while_punched)
 	struct target *t = &self->t;
 	pthread_t thread;
 
-	if (!delay_set("hole", DELAY_MS))
+	if (!delay_set("hole", 0))
 		SKIP(return, "The kernel lacks CONFIG_KVM_GUEST_DAXFD_DELAY");
-	fill(t, 0);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	check_minor(t, 0, t->src[0]);
-	kvm_pthread_create(&thread, NULL, punch_thread, t);
-	while (is_mapped(t, 0))
-		usleep(1000);
+	thread = start_taking(t, punch_thread, "hole");
 	TEST_ASSERT_OK(uffd_continue(t, 0));
 	kvm_pthread_join(thread, NULL);
 	delay_set("hole", 0);
@@ -1138,32 +1154,24 @@ TEST_F(postcopy, write)
 TARGET_FIXTURE(postcopy_copy)
 FIXTURE_VARIANT_ADD(postcopy_copy, page_cache) { .path = PATH_page_cache(UFFD_FLAGS) };
 
-static void *copy_reader_thread(void *arg)
+static bool step_read_copied(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct target *t = container_of(loop->c, struct target, c);
 	u64 i;
 
-	while (!READ_ONCE(loop->stop)) {
-		for (i = 0; i < SZ_64K; i += page_size)
-			TEST_ASSERT_EQ(READ_ONCE(*word(t, i)), t->src[i / 8]);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	for (i = 0; i < SZ_64K; i += page_size)
+		TEST_ASSERT_EQ(READ_ONCE(*word(t, i)), t->src[i / 8]);
+	return true;
 }
 
-static void *filler_thread(void *arg)
+static bool step_fill(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct target *t = container_of(loop->c, struct target, c);
 	u64 i;
 
-	while (!READ_ONCE(loop->stop)) {
-		for (i = 0; i < SZ_64K; i += page_size)
-			fill(t, i);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	for (i = 0; i < SZ_64K; i += page_size)
+		fill(t, i);
+	return true;
 }
 
 TEST_F(postcopy_copy, copy)
@@ -1181,13 +1189,13 @@ TEST_F(postcopy_copy, holes)
 
 	TEST_ASSERT_OK(uffd_register(t, MISSING));
 	handler_start(&handler, t, true);
-	loop_start(&reader, &t->c, copy_reader_thread);
+	loop_start(&reader, &t->c, step_read_copied);
 	loop_wait(&reader);
 	/*
 	 * Pages that are there, are not mapped, and go.  Whoever waits for the
 	 * hole looks for a page next, and finds that another hole comes first.
 	 */
-	loop_start(&filler, &t->c, filler_thread);
+	loop_start(&filler, &t->c, step_fill);
 	for (start = now_ms(); now_ms() - start < LOOP_MS; )
 		TEST_ASSERT_OK(punch(&t->c, 0, SZ_64K));
 	loop_stop(&filler);
@@ -1202,24 +1210,18 @@ TEST_F(postcopy_copy, holes)
 TARGET_FIXTURE(race)
 TARGET_VARIANTS(race, UFFD_FLAGS);
 
-static void *reader_thread(void *arg)
+static bool step_read(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct target *t = container_of(loop->c, struct target, c);
 	u64 i, val;
 
-	while (!READ_ONCE(loop->stop)) {
-		for (i = 0; i < SZ_64K; i += page_size) {
-			if (!host_access(word(t, i), &val, false)) {
-				WRITE_ONCE(loop->rounds, loop->rounds + 1);
-				return NULL;
-			}
-			TEST_ASSERT(!val || val == t->old || val == t->src[i / 8],
-				    "At 0x%lx: 0x%lx", i, val);
-		}
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	for (i = 0; i < SZ_64K; i += page_size) {
+		if (!host_access(word(t, i), &val, false))
+			break;
+		TEST_ASSERT(!val || val == t->old || val == t->src[i / 8],
+			    "At 0x%lx: 0x%lx", i, val);
 	}
-	return NULL;
+	return true;
 }
 
 /* Each page is a hole, or what the handler wrote, and never anything else. */
@@ -1234,7 +1236,7 @@ TEST_F(race, holes)
 	TEST_ASSERT_OK(punch(&t->c, 0, SZ_2M));
 	TEST_ASSERT_OK(uffd_register(t, all_modes(t)));
 	handler_start(&handler, t, false);
-	loop_start(&reader, &t->c, reader_thread);
+	loop_start(&reader, &t->c, step_read);
 	loop_wait(&reader);
 	rounds = reader.rounds;
 	for (start = now_ms(); now_ms() - start < LOOP_MS; ) {
@@ -1257,7 +1259,7 @@ TEST_F(race, registration)
 	for (i = 0; i < SZ_64K; i += page_size)
 		fill(t, i);
 	handler_start(&handler, t, false);
-	loop_start(&reader, &t->c, reader_thread);
+	loop_start(&reader, &t->c, step_read);
 	loop_wait(&reader);
 	rounds = reader.rounds;
 	for (start = now_ms(); now_ms() - start < LOOP_MS; ) {
@@ -1287,7 +1289,7 @@ TEST_F(race_unbind, handler)
 		fill(t, SZ_1M);
 		TEST_ASSERT_OK(uffd_register(t, MINOR));
 		handler_start(&handler, t, false);
-		loop_start(&reader, &t->c, reader_thread);
+		loop_start(&reader, &t->c, step_read);
 		usleep(i * 5000);
 		unbind();
 		for (j = 0; j < SZ_64K; j += page_size) {
@@ -1392,10 +1394,7 @@ TEST_F(convert, wake)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, CONVERTED);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem + CONVERTED);
-	expect_event(t, CONVERTED, MINOR);
+	wait_for_page(t, &toucher, CONVERTED);
 	make_private(t);
 	TEST_ASSERT_ERR(uffd_continue(t, CONVERTED), EFAULT);
 	TEST_ASSERT(!READ_ONCE(toucher.done), "A thread does not wait");
@@ -1409,10 +1408,7 @@ TEST_F(convert, poison)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, CONVERTED);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem + CONVERTED);
-	expect_event(t, CONVERTED, MINOR);
+	wait_for_page(t, &toucher, CONVERTED);
 	make_private(t);
 	TEST_ASSERT_OK(uffd_poison(t, CONVERTED));
 	touch_is_sigbus(&toucher);
@@ -1433,10 +1429,7 @@ TEST_F(convert, unregister)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, CONVERTED);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem + CONVERTED);
-	expect_event(t, CONVERTED, MINOR);
+	wait_for_page(t, &toucher, CONVERTED);
 	make_private(t);
 	TEST_ASSERT_OK(uffd_unregister(t));
 	touch_is_sigbus(&toucher);
@@ -1447,10 +1440,7 @@ TEST_F(convert, close)
 	struct target *t = &self->t;
 	struct toucher toucher;
 
-	fill(t, CONVERTED);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem + CONVERTED);
-	expect_event(t, CONVERTED, MINOR);
+	wait_for_page(t, &toucher, CONVERTED);
 	make_private(t);
 	kvm_close(t->uffd);
 	touch_is_sigbus(&toucher);
@@ -1464,10 +1454,7 @@ TEST_F(convert, there_and_back)
 
 	TEST_ASSERT_OK(__mem_slot(&t->c, 0, NULL));
 	mem_map(&t->c, 0);
-	fill(t, CONVERTED);
-	TEST_ASSERT_OK(uffd_register(t, MINOR));
-	touch(&toucher, t->mem + CONVERTED);
-	expect_event(t, CONVERTED, MINOR);
+	wait_for_page(t, &toucher, CONVERTED);
 	make_private(t);
 	guest_write(t->c.vcpu, MEM_GPA(0), GUEST_DATA);
 	make_shared(t);
@@ -1475,22 +1462,91 @@ TEST_F(convert, there_and_back)
 	touch_is(&toucher, GUEST_DATA);
 }
 
-/* What is in the first 64K, if anything, is what the handler provided. */
-static void *convert_reader_thread(void *arg)
+static bool step_touch(struct loop *loop)
 {
-	struct loop *loop = arg;
+	struct target *t = container_of(loop->c, struct target, c);
+
+	TEST_ASSERT(!host_can_read(word(t, CONVERTED)),
+		    "A page that nobody has provided is mapped");
+	return true;
+}
+
+/*
+ * Nobody provides the page.  Whoever touches it gets SIGBUS or waits, also when
+ * it is private as userfaultfd looks at it, and shared when it would be mapped.
+ */
+TEST_F(convert, nobody_provides)
+{
+	struct target *t = &self->t;
+	struct loop loop = {};
+	struct uffd_msg msg;
+	u64 start, nr = 0;
+
+	fill(t, CONVERTED);
+	TEST_ASSERT_OK(uffd_register(t, MINOR));
+	loop_start(&loop, &t->c, step_touch);
+	for (start = now_ms(); now_ms() - start < LOOP_MS; ) {
+		/* A page may just be looked at. */
+		while (try_private(t, CONVERTED, convert_unit(t)) == -EAGAIN)
+			;
+		make_shared(t);
+		while (uffd_read(t, &msg, 0)) {
+			TEST_ASSERT_OK(uffd_wake(t, CONVERTED));
+			nr++;
+		}
+	}
+	while (try_private(t, CONVERTED, convert_unit(t)) == -EAGAIN)
+		;
+	WRITE_ONCE(loop.stop, true);
+	TEST_ASSERT_OK(uffd_unregister(t));
+	loop_stop(&loop);
+	TEST_ASSERT(nr, "Nothing was reported");
+	TEST_ASSERT(!t->dax || !is_mapped(t, CONVERTED), "Private memory is mapped");
+}
+
+static void *pwrite_thread(void *arg)
+{
+	return (void *)do_pwrite(arg, CONVERTED);
+}
+
+/* write() waits for its source without a lock, and then looks again. */
+TEST_F(convert, while_written)
+{
+	struct target *t = &self->t;
+	char *src = (char *)t->src + CONVERTED;
+	struct uffd_msg msg;
+	pthread_t thread;
+	void *r;
+
+	TEST_ASSERT_OK(__mem_slot(&t->c, 0, NULL));
+	mem_map(&t->c, 0);
+	TEST_ASSERT(!madvise(src, page_size, MADV_DONTNEED), "madvise() failed");
+	TEST_ASSERT_OK(__uffd_register(t, src, page_size, MISSING));
+	kvm_pthread_create(&thread, NULL, pwrite_thread, t);
+	TEST_ASSERT(uffd_read(t, &msg, TIMEOUT_MS), "write() does not wait");
+
+	make_private(t);
+	guest_write(t->c.vcpu, MEM_GPA(0), GUEST_DATA);
+	TEST_ASSERT_OK(__uffd_copy(t, src, t->src));
+	kvm_pthread_join(thread, &r);
+	TEST_ASSERT_EQ((long)r, -EACCES);
+	TEST_ASSERT_EQ(guest_read(t->c.vcpu, MEM_GPA(0)), GUEST_DATA);
+	make_shared(t);
+	TEST_ASSERT_EQ(t->view[CONVERTED / 8], GUEST_DATA);
+}
+
+/* What is in the first 64K, if anything, is what the handler provided. */
+static bool step_read_shared(struct loop *loop)
+{
 	struct target *t = container_of(loop->c, struct target, c);
 	u64 i, val;
 
-	while (!READ_ONCE(loop->stop)) {
-		for (i = 0; i < SZ_64K; i += page_size) {
-			if (host_access(word(t, i), &val, false))
-				TEST_ASSERT(val == t->src[i / 8],
-					    "At 0x%lx: 0x%lx", i, val);
-		}
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	for (i = 0; i < SZ_64K; i += page_size) {
+		if (host_access(word(t, i), &val, false))
+			TEST_ASSERT(val == t->src[i / 8],
+				    "At 0x%lx: 0x%lx", i, val);
 	}
-	return NULL;
+	return true;
 }
 
 /* Private memory is not mapped, whoever has just been about to. */
@@ -1516,7 +1572,7 @@ static void check_race(struct target *t, bool copy)
 
 	TEST_ASSERT_OK(uffd_register(t, copy ? MISSING : MINOR));
 	handler_start(&handler, t, copy);
-	loop_start(&reader, &t->c, convert_reader_thread);
+	loop_start(&reader, &t->c, step_read_shared);
 	loop_wait(&reader);
 	rounds = reader.rounds;
 	for (start = now_ms(); now_ms() - start < LOOP_MS; nr += !r) {
@@ -1560,8 +1616,7 @@ TEST_F(convert_page_cache, missing)
 	TEST_ASSERT_OK(__mem_slot(&t->c, 0, NULL));
 	mem_map(&t->c, 0);
 	TEST_ASSERT_OK(uffd_register(t, MISSING | MINOR));
-	touch(&toucher, t->mem + CONVERTED);
-	expect_event(t, CONVERTED, MISSING);
+	touch_waits(t, &toucher, CONVERTED, MISSING);
 	TEST_ASSERT_OK(try_private(t, CONVERTED, 2 * page_size));
 	TEST_ASSERT_ERR(uffd_copy(t, CONVERTED, t->src), EFAULT);
 	TEST_ASSERT_ERR(uffd_zeropage(t, CONVERTED), EFAULT);

@@ -685,15 +685,10 @@ TEST_F(source, goes_away)
 	}
 }
 
-static void *punch_loop(void *arg)
+static bool step_punch(struct loop *loop)
 {
-	struct loop *loop = arg;
-
-	while (!READ_ONCE(loop->stop)) {
-		TEST_ASSERT_OK(punch(loop->c, 0, SZ_2M));
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	TEST_ASSERT_OK(punch(loop->c, 0, SZ_2M));
+	return true;
 }
 
 /*
@@ -720,7 +715,7 @@ TEST_F(source, itself)
 	check_bytes(t, 0, t->src, SZ_2M);
 	check_bytes(t, SZ_2M, t->src, SZ_2M);
 
-	loop_start(&loop, &t->c, punch_loop);
+	loop_start(&loop, &t->c, step_punch);
 	for (start = now_ms(); now_ms() - start < LOOP_MS; ) {
 		ASSERT_WRITTEN(do_pwrite(t->fd, (char *)other + 8, SZ_16K, SZ_16K),
 			       SZ_16K);
@@ -954,6 +949,65 @@ TEST_F(poison, in_the_middle)
 		check_old(t, BAD + page_size, SIZE - BAD - page_size);
 }
 
+/* It happens to a page that the writer waits with. */
+TEST_F(poison, while_stuck)
+{
+	const u64 bad = SZ_1M + STUCK_PAGE;
+	struct target *t = &self->t;
+	struct stuck stuck;
+	u64 done = SZ_2M;
+	long r;
+
+	t->mem[bad / 8] = GUEST_DATA;
+	stuck_start(&stuck, t);
+	inject_error((char *)t->mem + bad);
+	r = stuck_release(&stuck);
+	if (is_poisoned(t))
+		done = STUCK_PAGE;
+	ASSERT_WRITTEN(r, done);
+	check_bytes(t, SZ_1M, t->src, STUCK_PAGE);
+	if (!is_poisoned(t))
+		check_words(t, bad, SZ_2M - STUCK_PAGE, 0);
+	else
+		TEST_ASSERT(!host_can_read(&t->mem[bad / 8]),
+			    "A page with a memory error can be read");
+}
+
+/*
+ * A device of more than one range: the end of one is not that of a block
+ */
+
+TARGET_FIXTURE(pieces)
+FIXTURE_VARIANT_ADD(pieces, create) { .path = { .flags = WRITE_FLAGS } };
+
+TEST_F(pieces, across)
+{
+	const u64 view = SZ_2M + 2 * page_size;
+	struct dax_extent extents[MAX_EXTENTS];
+	struct target *t = &self->t;
+	u64 start, *mem, word = page_size / 8;
+	int i, nr;
+
+	kvm_munmap(t->mem, SIZE);
+	unclaim(&t->c, 0);
+	TEST_ASSERT_OK(claim(&t->c, 0, t->c.dax_fd, 0, dax.size));
+	nr = fdinfo_extents(t->c.gmem[0], extents, MAX_EXTENTS);
+	if (nr == 1)
+		SKIP(return, "%s has one range only", dax.name);
+
+	for (i = 1; i < nr; i++) {
+		start = extents[i].offset - SZ_1M;
+		ASSERT_WRITTEN(do_pwrite(t->c.gmem[0], t->src, SZ_2M, start), SZ_2M);
+		mem = __kvm_mmap(view, PROT_READ | PROT_WRITE, MAP_SHARED,
+				 t->c.gmem[0], start - page_size);
+		TEST_ASSERT(!memcmp(mem + word, t->src, SZ_2M),
+			    "Memory is not what was written");
+		TEST_ASSERT_EQ(mem[word - 1], 0);
+		TEST_ASSERT_EQ(mem[view / 8 - word], 0);
+		kvm_munmap(mem, view);
+	}
+}
+
 /*
  * A writer that takes long
  */
@@ -1020,16 +1074,12 @@ TEST_F(slow, kill)
 TARGET_FIXTURE(race)
 TARGET_VARIANTS(race, WRITE_FLAGS);
 
-static void *write_loop(void *arg)
+static bool step_write(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct target *t = container_of(loop->c, struct target, c);
 
-	while (!READ_ONCE(loop->stop)) {
-		ASSERT_WRITTEN(do_pwrite(t->fd, t->src, SZ_1M, SZ_64K), SZ_1M);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	ASSERT_WRITTEN(do_pwrite(t->fd, t->src, SZ_1M, SZ_64K), SZ_1M);
+	return true;
 }
 
 /* Each page is a hole, or has been written: it is never what it was before. */
@@ -1041,8 +1091,8 @@ TEST_F(race, holes)
 
 	memset(t->mem, 0xee, SZ_2M);
 	TEST_ASSERT_OK(punch(&t->c, 0, SZ_2M));
-	loop_start(&writer, &t->c, write_loop);
-	loop_start(&hole, &t->c, punch_loop);
+	loop_start(&writer, &t->c, step_write);
+	loop_start(&hole, &t->c, step_punch);
 	for (start = now_ms(); now_ms() - start < 3 * LOOP_MS; ) {
 		for (i = 0; i < SZ_2M / 8; i += page_size / 8 - 1) {
 			val = READ_ONCE(t->mem[i]);
@@ -1143,7 +1193,7 @@ TEST_F(race_unbind, writer)
 	int i;
 
 	for (i = 0; i < 5; i++) {
-		loop_start(&writer, &t->c, write_until_dead);
+		__loop_start(&writer, &t->c, write_until_dead);
 		loop_wait(&writer);
 		usleep(i * 3000);
 		unbind();

@@ -177,20 +177,29 @@ bool claims_list_has(const char *kind);
 void check_after_test(void);
 void check_after_errors(void);
 
-pid_t vmm_start(const struct ctx *c);
+pid_t __vmm_start(struct ctx *c, void (*fn)(struct ctx *c, int ready_fd));
+pid_t vmm_start(struct ctx *c);
 void vmm_kill(pid_t pid);
 
-/* A thread that does something again and again. */
+/*
+ * A thread that does something again and again; a step says whether it got to
+ * it, and rounds are the steps that did.
+ */
 struct loop {
 	struct ctx *c;
+	bool (*step)(struct loop *loop);
 	pthread_t thread;
+	/* for steps that need them */
 	atomic_int *holders;
+	u64 *mem;
 	bool stop;
 	u64 rounds;
 };
 
 u64 now_ms(void);
-void loop_start(struct loop *loop, struct ctx *c, void *(*fn)(void *));
+void __loop_start(struct loop *loop, struct ctx *c, void *(*fn)(void *));
+void loop_start(struct loop *loop, struct ctx *c,
+		bool (*step)(struct loop *loop));
 void loop_stop(struct loop *loop);
 void loop_wait(struct loop *loop);
 

@@ -607,7 +607,6 @@ bool claims_list_has(const char *kind)
 }
 
 /* In the parent: whatever the test did and however it ended, no claim is left. */
-/* What a case leaves behind, whether it failed or not. */
 void check_after_test(void)
 {
 	if (!have_device())
@@ -633,7 +632,7 @@ void check_after_errors(void)
  * killed
  */
 
-static void vmm_main(const struct ctx *parent, int ready_fd)
+static void vmm_main(struct ctx *parent, int ready_fd)
 {
 	char ready = 1;
 	struct ctx c;
@@ -652,7 +651,8 @@ static void vmm_main(const struct ctx *parent, int ready_fd)
 		pause();
 }
 
-pid_t vmm_start(const struct ctx *c)
+/* @fn never returns, and writes a byte as soon as all is there. */
+pid_t __vmm_start(struct ctx *c, void (*fn)(struct ctx *c, int ready_fd))
 {
 	int fds[2];
 	char ready;
@@ -663,13 +663,18 @@ pid_t vmm_start(const struct ctx *c)
 	TEST_ASSERT(pid >= 0, "fork() failed");
 	if (!pid) {
 		kvm_close(fds[0]);
-		vmm_main(c, fds[1]);
+		fn(c, fds[1]);
 	}
 
 	kvm_close(fds[1]);
 	TEST_ASSERT(read(fds[0], &ready, 1) == 1, "The VMM died");
 	kvm_close(fds[0]);
 	return pid;
+}
+
+pid_t vmm_start(struct ctx *c)
+{
+	return __vmm_start(c, vmm_main);
 }
 
 void vmm_kill(pid_t pid)
@@ -693,12 +698,31 @@ u64 now_ms(void)
 	return timespec_to_ns(ts) / 1000000;
 }
 
-void loop_start(struct loop *loop, struct ctx *c, void *(*fn)(void *))
+/* The function counts rounds, and ends when it is told to stop or before. */
+void __loop_start(struct loop *loop, struct ctx *c, void *(*fn)(void *))
 {
 	loop->c = c;
 	loop->stop = false;
 	loop->rounds = 0;
 	kvm_pthread_create(&loop->thread, NULL, fn, loop);
+}
+
+static void *loop_thread(void *arg)
+{
+	struct loop *loop = arg;
+
+	do {
+		if (loop->step(loop))
+			WRITE_ONCE(loop->rounds, loop->rounds + 1);
+	} while (!READ_ONCE(loop->stop));
+	return NULL;
+}
+
+void loop_start(struct loop *loop, struct ctx *c,
+		bool (*step)(struct loop *loop))
+{
+	loop->step = step;
+	__loop_start(loop, c, loop_thread);
 }
 
 /* Unless it was told to stop before, the other thread gets to something first. */

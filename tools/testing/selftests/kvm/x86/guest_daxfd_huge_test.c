@@ -658,6 +658,22 @@ TEST_F_TIMEOUT(zero, all_but_one_block, TIMEOUT)
 		TEST_ASSERT_EQ(vm_get_stat(c->vm, pages_2m), 0);
 }
 
+/* A hole in 1G that is ready and mapped as one; next to it there is data. */
+static struct place place_with_hole(struct ctx *c, u64 hole, u64 len)
+{
+	struct place p = place_at(giga, SZ_1G, 0);
+
+	place(c, &p);
+	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_FL_KEEP_SIZE, giga, SZ_1G));
+	TEST_ASSERT_EQ(touch_as(c->vcpu, GUEST_WRITE, p.gpa + hole), SZ_1G);
+	guest_write(c->vcpu, p.gpa + hole - page_size, GUEST_DATA);
+	guest_write(c->vcpu, p.gpa + hole + len, GUEST_DATA);
+
+	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_PUNCH, giga + hole, len));
+	TEST_ASSERT_EQ(vm_get_stat(c->vm, pages_1g), 0);
+	return p;
+}
+
 /* A hole of a block makes it a block that is not ready. */
 TEST_F_TIMEOUT(zero, hole_of_a_block, TIMEOUT)
 {
@@ -668,15 +684,7 @@ TEST_F_TIMEOUT(zero, hole_of_a_block, TIMEOUT)
 	if (!needs_giga(_metadata))
 		return;
 
-	p = place_at(giga, SZ_1G, 0);
-	place(c, &p);
-	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_FL_KEEP_SIZE, giga, SZ_1G));
-	TEST_ASSERT_EQ(touch_as(c->vcpu, GUEST_WRITE, p.gpa + hole), SZ_1G);
-	guest_write(c->vcpu, p.gpa + hole - page_size, GUEST_DATA);
-	guest_write(c->vcpu, p.gpa + hole + SZ_2M, GUEST_DATA);
-
-	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_PUNCH, giga + hole, SZ_2M));
-	TEST_ASSERT_EQ(vm_get_stat(c->vm, pages_1g), 0);
+	p = place_with_hole(c, hole, SZ_2M);
 	TEST_ASSERT_EQ(touch(c->vcpu, p.gpa + hole - page_size), SZ_2M);
 	TEST_ASSERT_EQ(guest_cmd(c->vcpu)->val, GUEST_DATA);
 	TEST_ASSERT_EQ(touch(c->vcpu, p.gpa + hole), SZ_1G);
@@ -694,15 +702,7 @@ TEST_F_TIMEOUT(zero, hole_of_a_page, TIMEOUT)
 	if (!needs_giga(_metadata))
 		return;
 
-	p = place_at(giga, SZ_1G, 0);
-	place(c, &p);
-	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_FL_KEEP_SIZE, giga, SZ_1G));
-	TEST_ASSERT_EQ(touch_as(c->vcpu, GUEST_WRITE, p.gpa + hole), SZ_1G);
-	guest_write(c->vcpu, p.gpa + hole - page_size, GUEST_DATA);
-	guest_write(c->vcpu, p.gpa + hole + page_size, GUEST_DATA);
-
-	TEST_ASSERT_OK(do_fallocate(c->gmem[0], FALLOC_PUNCH, giga + hole, page_size));
-	TEST_ASSERT_EQ(vm_get_stat(c->vm, pages_1g), 0);
+	p = place_with_hole(c, hole, page_size);
 	TEST_ASSERT_EQ(touch(c->vcpu, p.gpa + hole), SZ_1G);
 	TEST_ASSERT_EQ(guest_cmd(c->vcpu)->val, 0);
 	TEST_ASSERT_EQ(guest_read(c->vcpu, p.gpa + hole - page_size), GUEST_DATA);

@@ -1027,22 +1027,18 @@ TEST_F(data, where_there_was_nothing)
 
 #define MEET_MS	2000
 
-static void *convert_thread(void *arg)
+static bool step_convert(struct loop *loop)
 {
-	struct loop *loop = arg;
 	struct target *t = container_of(loop->c, struct target, c);
 	int r;
 
-	while (!READ_ONCE(loop->stop)) {
-		/* For a moment, a fault of the guest has the page. */
-		do {
-			r = try_private(t, 1, 2);
-		} while (r == -EAGAIN);
-		TEST_ASSERT_OK(r);
-		make_shared(t, 1, 2);
-		WRITE_ONCE(loop->rounds, loop->rounds + 1);
-	}
-	return NULL;
+	/* For a moment, a fault of the guest has the page. */
+	do {
+		r = try_private(t, 1, 2);
+	} while (r == -EAGAIN);
+	TEST_ASSERT_OK(r);
+	make_shared(t, 1, 2);
+	return true;
 }
 
 /* Whatever it is, the guest accesses it as what it is, and goes on. */
@@ -1055,7 +1051,7 @@ TEST_F(data, fault_meets_conversion)
 
 	for (i = 0; i < 2; i++)
 		runner_start(&runners[i], t->c.vcpus[i], gpa_of(t, t->unit) + i * 8, 2);
-	loop_start(&loop, &t->c, convert_thread);
+	loop_start(&loop, &t->c, step_convert);
 	usleep(MEET_MS * 1000);
 	loop_stop(&loop);
 	for (i = 0; i < 2; i++) {
@@ -1073,7 +1069,7 @@ TEST_F(data, pre_fault_meets_conversion)
 	if (!kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY))
 		SKIP(return, "KVM has no KVM_PRE_FAULT_MEMORY here");
 
-	loop_start(&loop, &t->c, convert_thread);
+	loop_start(&loop, &t->c, step_convert);
 	for (start = now_ms(); now_ms() - start < MEET_MS; )
 		TEST_ASSERT_OK(pre_fault(t->c.vcpu, gpa_of(t, t->unit),
 					 2 * t->unit, &left));
@@ -1807,7 +1803,7 @@ TEST_F_TIMEOUT(device, unbind_in_a_loop, LOOP_TIMEOUT)
 
 	for (i = 0; i < 5; i++) {
 		guest_fill(t, 1, GUEST_DATA);
-		loop_start(&loop, &t->c, convert_until_dead);
+		__loop_start(&loop, &t->c, convert_until_dead);
 		loop_wait(&loop);
 		usleep(i * 3000);
 		unbind();
