@@ -1742,11 +1742,14 @@ static void check_dead(struct target *t)
 	check_private(t, 0, t->nr);
 }
 
-/* A vCPU that has faulted once is good for the same address only. */
+/* The second is private.  A vCPU that has faulted once is good for no other. */
 static void check_dead_for_guests(struct target *t)
 {
 	guest_must_fault(t->c.vcpus[0], gpa_of(t, t->unit));
+	TEST_ASSERT_EQ(t->c.vcpus[0]->run->memory_fault.flags, 0);
 	guest_must_fault(t->c.vcpus[1], gpa_of(t, 2 * t->unit));
+	TEST_ASSERT_EQ(t->c.vcpus[1]->run->memory_fault.flags,
+		       KVM_MEMORY_EXIT_FLAG_PRIVATE);
 }
 
 TEST_F(device, dead)
